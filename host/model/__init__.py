@@ -1,0 +1,1 @@
+"""What things are and what is allowed: pure modules that take and return values."""

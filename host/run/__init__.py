@@ -1,0 +1,1 @@
+"""Processes: the spawner, the workers, and the thread that watches them."""

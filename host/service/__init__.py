@@ -1,0 +1,1 @@
+"""What an application holds: the plugin host and its plugins."""

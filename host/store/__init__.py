@@ -1,0 +1,1 @@
+"""Files that the host keeps: the audit log."""
