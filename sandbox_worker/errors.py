@@ -1,0 +1,112 @@
+"""What goes wrong on the worker's side of the boundary, and on the wire itself.
+
+PermissionError
+ └ PermissionDenied            a refusal by the audit hook: `.permission .target .reason .hint .code`
+    └ InterpreterDenied        also a ValueError, so that fallbacks around introspection keep working
+ModuleNotFoundError
+ └ ImportDenied                the same refusal for an import, so that `try: import x` keeps its fallback
+ValueError
+ └ WireError                   bytes that are no frame, or a frame that is no message
+TypeError
+ └ Unsendable                  a value that can't cross: `.where .type_name`
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
+EACCES: Final = 13  # errno(3); the errno module is not worth an import at start
+ACCESS_DENIED: Final = "ERR_ACCESS_DENIED"
+
+ABSENT: Final = "no-rule"
+DENY_RULE: Final = "deny-rule"
+INTERPRETER: Final = "interpreter"
+"""The pseudo permission of introspection events: nothing in a manifest requests it."""
+
+raised = 0
+"""Refusals so far: lets a call's reply say that records wait on the event pipe. A courtesy, never a decision."""
+
+
+def _count() -> None:
+    global raised  # noqa: PLW0603 - a counter of the process, as cheap as it can be
+    raised += 1
+
+
+def refusal(permission: str, target: str, reason: str) -> str:
+    """The sentence that a refusal says: what, by which layer, by which rule."""
+    why = "a deny rule covers it" if reason == DENY_RULE else "no rule of the manifest allows it"
+    if permission == INTERPRETER:
+        why = "plugins may not reach into the interpreter"
+    return f"{permission} of {target!r} refused by the audit hook: {why}"
+
+
+def hint_for(permission: str, target: str, reason: str) -> str:
+    """The manifest line that would request `target`, or why no line can."""
+    if reason == DENY_RULE:
+        return "a deny rule always wins: only removing it could allow this"
+    from sandbox_worker.permissions import ENFORCED_KINDS, hint
+
+    return hint(permission, target, ENFORCED_KINDS)
+
+
+class PermissionDenied(PermissionError):
+    """A refusal by the audit hook.
+
+    `permission` is a kind such as ``fs.read``, `target` what was asked for, `reason` ``no-rule`` or ``deny-rule``;
+    `errno` is EACCES, `code` ``ERR_ACCESS_DENIED`` and `hint` the manifest line that would request it.
+    """
+
+    code = ACCESS_DENIED
+
+    def __init__(self, permission: str, target: str, reason: str = ABSENT) -> None:
+        super().__init__(EACCES, refusal(permission, target, reason))
+        _count()
+        self.permission = permission
+        self.target = target
+        self.reason = reason
+        if permission.startswith("fs."):
+            self.filename = target
+
+    def __str__(self) -> str:
+        return f"{self.strerror} ({self.hint})"
+
+    @property
+    def hint(self) -> str:
+        return hint_for(self.permission, self.target, self.reason)
+
+
+class InterpreterDenied(PermissionDenied, ValueError):
+    """Introspection refused. The standard library catches ValueError around such calls and goes on without."""
+
+
+class ImportDenied(ModuleNotFoundError):
+    """An import refused: a ModuleNotFoundError with the fields of `PermissionDenied`."""
+
+    code = ACCESS_DENIED
+
+    def __init__(self, permission: str, target: str, reason: str = ABSENT) -> None:
+        super().__init__(refusal(permission, target, reason), name=target)
+        _count()
+        self.errno = EACCES
+        self.permission = permission
+        self.target = target
+        self.reason = reason
+
+    @property
+    def hint(self) -> str:
+        return hint_for(self.permission, self.target, self.reason)
+
+
+class WireError(ValueError):
+    """The other side broke the protocol; the text says how and never quotes what it sent."""
+
+
+class Unsendable(TypeError):
+    """A value that can't cross the wire: `where` is a path such as ``rows[3]['when']``, `type_name` its type."""
+
+    def __init__(self, where: str, type_name: str) -> None:
+        super().__init__(f"{where or 'value'} is of type {type_name}, which can't cross the wire")
+        self.where = where
+        self.type_name = type_name
