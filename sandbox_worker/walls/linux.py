@@ -1,0 +1,121 @@
+"""System calls that Python does not offer, through ctypes; as thin as possible.
+
+Every function raises OSError with the kernel's errno. `syscall` takes calls by name and raises KeyError on a machine
+without a table; what the spawner needs to say so works there all the same.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from struct import pack
+
+from .syscalls import ARCHITECTURES
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
+_SIXTY_FOUR_BIT = sys.maxsize > 2**32
+MACHINE: Final = os.uname().machine if _SIXTY_FOUR_BIT else f"32-bit interpreter on {os.uname().machine}"
+ARCHITECTURE: Final = ARCHITECTURES.get(MACHINE)
+
+_NUMBERS: Final = ARCHITECTURE.numbers if ARCHITECTURE else {}
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_syscall = _libc.syscall
+_syscall.restype = ctypes.c_long
+_syscall.argtypes = [ctypes.c_long] * 7
+_prctl = _libc.prctl
+_prctl.restype = ctypes.c_int
+_prctl.argtypes = [ctypes.c_int, *[ctypes.c_ulong] * 4]
+_mmap = _libc.mmap
+_mmap.restype = ctypes.c_void_p
+_mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+
+_PROT_READ_WRITE: Final = 0x3
+_MAP_PRIVATE_ANONYMOUS: Final = 0x22
+_MAP_FIXED_NOREPLACE: Final = 0x100000
+_CAPABILITY_HEADER: Final = ctypes.create_string_buffer(pack("=Ii", 0x20080522, 0), 8)  # version 3, this thread
+_NO_CAPABILITIES: Final = ctypes.create_string_buffer(24)
+_SECCOMP_SET_MODE_FILTER: Final = 1
+_SECCOMP_GET_ACTION_AVAIL: Final = 2
+
+
+def syscall(name: str, *arguments: int) -> int:
+    """Make the call and give its result. At most six arguments; pointers as addresses."""
+    result: int = _syscall(_NUMBERS[name], *arguments, *(0,) * (6 - len(arguments)))
+    if result == -1:
+        raise _error(name)
+    return result
+
+
+def prctl(option: int, value: int = 0) -> int:
+    """prctl(2) with one value; the kernel wants the other arguments zero."""
+    result: int = _prctl(option, value, 0, 0, 0)
+    if result < 0:
+        raise _error(f"prctl {option}")
+    return result
+
+
+def drop_capabilities() -> None:
+    """Empty this thread's effective, permitted and inheritable capabilities (capset(2)); needs no privilege."""
+    if _libc.capset(_CAPABILITY_HEADER, _NO_CAPABILITIES):
+        raise _error("capset")
+
+
+def close_range(first: int, last: int) -> None:
+    """Close all descriptors from `first` to `last`.
+
+    Not os.closerange(): where libc lacks close_range(2), as musl does, that tries every number in between. Only a
+    machine or a kernel (before 5.9) that lacks it gets that, up to the limit of open files.
+    """
+    try:
+        syscall("close_range", first, last, 0)
+    except (KeyError, OSError):
+        os.closerange(first, min(last + 1, os.sysconf("SC_OPEN_MAX")))
+
+
+def map_memory(address: int, size: int) -> bool:
+    """Map `size` bytes of private memory, read and write, at exactly `address`; False when something is there.
+
+    A kernel before 4.17 does not know MAP_FIXED_NOREPLACE and takes the address as a hint: then False too.
+    """
+    result: int | None = _mmap(address, size, _PROT_READ_WRITE, _MAP_PRIVATE_ANONYMOUS | _MAP_FIXED_NOREPLACE, -1, 0)
+    if result == address:
+        return True
+    if result != ctypes.c_void_p(-1).value:
+        return False
+    error = _error("mmap")
+    if isinstance(error, FileExistsError):
+        return False
+    raise error
+
+
+def write_memory(address: int, data: bytes) -> None:
+    """Copy `data` to memory that `map_memory` has mapped."""
+    ctypes.memmove(address, data, len(data))
+
+
+def install_filter(code: bytes) -> None:
+    """Make `code`, an array of struct sock_filter, a seccomp filter of this thread. Needs no_new_privs."""
+    instructions = ctypes.create_string_buffer(code, len(code))
+    program = ctypes.create_string_buffer(pack("=HxxxxxxQ", len(code) // 8, ctypes.addressof(instructions)), 16)
+    syscall("seccomp", _SECCOMP_SET_MODE_FILTER, 0, ctypes.addressof(program))
+
+
+def require_filter_action(action: int) -> None:
+    """OSError when this kernel has no seccomp filters, or not this action (a SECCOMP_RET_* value)."""
+    value = ctypes.create_string_buffer(pack("=I", action), 4)
+    syscall("seccomp", _SECCOMP_GET_ACTION_AVAIL, 0, ctypes.addressof(value))
+
+
+def execute(path: int, argv: int, envp: int) -> None:
+    """execve(2) with exactly these addresses. Returns only by raising."""
+    syscall("execve", path, argv, envp)
+
+
+def _error(what: str) -> OSError:
+    number = ctypes.get_errno()
+    return OSError(number, os.strerror(number), what)

@@ -1,0 +1,225 @@
+"""What a forked child does before it is a worker: nine ordered steps, the last of which execs the interpreter.
+
+The order is forced: descriptors go first so that nothing foreign is ever inside; capabilities go while prctl(2) may
+still drop them; the parent-death signal is set after them because a change of credentials clears it
+(PR_SET_PDEATHSIG(2const)); Landlock and seccomp need no_new_privs; seccomp is last because it refuses what the others
+use. A step that fails ends the child with an exit code that names it (`steps`): half a lockdown is no lockdown.
+
+The ruleset is opened and filled before the fork, by the spawner: it needs descriptors, of which the limits may leave
+too few, and its errors reach the host as text.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import resource
+import signal
+
+from . import landlock, linux
+from .exec_gate import ExecGate
+from .steps import EXIT_BASE, STEPS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Final, NoReturn
+
+    from .bpf import Program
+
+RESOURCES: Final = {
+    "data": resource.RLIMIT_DATA,
+    "as": resource.RLIMIT_AS,
+    "nofile": resource.RLIMIT_NOFILE,
+    "fsize": resource.RLIMIT_FSIZE,
+    "stack": resource.RLIMIT_STACK,
+    "core": resource.RLIMIT_CORE,
+}
+"""The limits by name; units as in getrlimit(2): bytes, and descriptors for "nofile"."""
+
+FIRST_FOREIGN: Final = 6
+"""The worker's own descriptors are 0 (/dev/null), 1 and 2 (log), 3 (calls), 4 (replies), 5 (events)."""
+
+LAST_DESCRIPTOR: Final = 2**31 - 2  # one below the largest C int
+_UMASK: Final = 0o077
+
+# include/uapi/linux/prctl.h, include/uapi/linux/securebits.h
+_PR_SET_PDEATHSIG: Final = 1
+_PR_CAPBSET_DROP: Final = 24
+_PR_SET_SECUREBITS: Final = 28
+_PR_SET_NO_NEW_PRIVS: Final = 38
+_PR_CAP_AMBIENT: Final = 47
+_PR_CAP_AMBIENT_CLEAR_ALL: Final = 4
+_SECUREBITS: Final = 0xEF  # NOROOT, NO_SETUID_FIXUP, NO_CAP_AMBIENT_RAISE, and the locks of all four
+
+
+class Plan:
+    """All that the child needs, computed before the fork.
+
+    `descriptors` are those of calls (read), replies (write), events (write) and log (write), all at or above
+    FIRST_FOREIGN; `ruleset` is a Landlock descriptor or None (tier `filtered`); `limits` maps getrlimit(2) resources
+    to values for both soft and hard limit; `program` has the slots of `profile.worker_filter`.
+    """
+
+    __slots__ = (
+        "argv",
+        "descriptors",
+        "environment",
+        "folder",
+        "interpreter",
+        "limits",
+        "program",
+        "ruleset",
+        "spawner",
+    )
+
+    def __init__(
+        self,
+        *,
+        interpreter: bytes,
+        argv: Sequence[bytes],
+        environment: Sequence[bytes],
+        folder: str,
+        descriptors: tuple[int, int, int, int],
+        limits: dict[int, int],
+        ruleset: int | None,
+        program: Program,
+        spawner: int,
+    ) -> None:
+        self.interpreter = interpreter
+        self.argv = argv
+        self.environment = environment
+        self.folder = folder
+        self.descriptors = descriptors
+        self.limits = limits
+        self.ruleset = ruleset
+        self.program = program
+        self.spawner = spawner
+
+
+def become_worker(plan: Plan) -> NoReturn:
+    """Take the steps, in a child that has just been forked. Never returns, and never raises."""
+    index = 0
+    try:
+        child = _Child(plan)
+        for index, step in enumerate(STEPS):  # noqa: B007 - the step that failed is read below
+            getattr(child, step)()
+    except BaseException as error:  # noqa: BLE001 - whatever it is, this process must not go on as a second spawner
+        _report(STEPS[index], error)
+    finally:
+        os._exit(EXIT_BASE + index)
+
+
+class _Child:
+    """The steps, one method each, named as in `STEPS`."""
+
+    __slots__ = ("_gate", "_plan")
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+
+    def descriptors(self) -> None:
+        """The worker's six, and besides them only the ruleset, which is close-on-exec."""
+        calls, replies, events, log = self._plan.descriptors
+        for descriptor, source in enumerate((log, log, calls, replies, events), start=1):
+            os.dup2(source, descriptor)
+        first = FIRST_FOREIGN
+        if self._plan.ruleset is not None:
+            if self._plan.ruleset > first:
+                linux.close_range(first, self._plan.ruleset - 1)
+            first = self._plan.ruleset + 1
+        linux.close_range(first, LAST_DESCRIPTOR)
+
+    def session(self) -> None:
+        """No terminal to type into (TIOCSTI), a process group of its own to kill, new files private.
+
+        Signal dispositions and mask are those of the spawner: all default and empty, but SIGPIPE ignored.
+        """
+        os.setsid()
+        os.chdir(self._plan.folder)
+        os.umask(_UMASK)
+
+    def capabilities(self) -> None:
+        """None in any set. What keeps them from coming back the spawner has done for itself: `renounce`."""
+        _drop_capabilities()
+
+    def parent(self) -> None:
+        """Die with the spawner; if it died before this took effect, now. The profile keeps prctl(2) from undoing it."""
+        linux.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != self._plan.spawner:
+            raise ProcessLookupError("the spawner is gone")
+
+    def limits(self) -> None:
+        """Soft and hard alike, never above the hard limit that this process has."""
+        for kind, value in self._plan.limits.items():
+            _, hard = resource.getrlimit(kind)
+            limit = value if hard == resource.RLIM_INFINITY else min(value, hard)
+            resource.setrlimit(kind, (limit, limit))
+
+    def no_new_privs(self) -> None:
+        """No exec gives rights, set-uid or not; Landlock and seccomp ask for it."""
+        linux.prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+    def landlock(self) -> None:
+        """Before ABI 8 Landlock binds one thread only, and other threads would stay free."""
+        if self._plan.ruleset is None:
+            return
+        require_one_thread()
+        landlock.restrict_self(self._plan.ruleset)
+        os.close(self._plan.ruleset)
+
+    def seccomp(self) -> None:
+        """The profile, with this process's pid and the addresses of its one execve."""
+        plan = self._plan
+        self._gate = ExecGate(plan.interpreter, plan.argv, plan.environment)
+        path, argv, envp = self._gate.addresses()
+        linux.install_filter(plan.program.patch({"pid": os.getpid(), "path": path, "argv": argv, "envp": envp}))
+
+    def exec(self) -> None:
+        """The interpreter, through the gate."""
+        self._gate.execute()
+
+
+def require_one_thread() -> None:
+    """RuntimeError when this process has more than one thread."""
+    threads = len(os.listdir("/proc/self/task"))
+    if threads != 1:
+        raise RuntimeError(f"{threads} threads where there must be one")
+
+
+def renounce() -> None:
+    """Drop all capabilities of this process, and for root keep any exec of it and its children from bringing them back.
+
+    Without CAP_SETPCAP the bounding set and the securebits stay: then no_new_privs is what keeps an exec from adding
+    capabilities to the permitted ones, which are none (security/commoncap.c, cap_bprm_creds_from_file).
+    """
+    try:
+        linux.prctl(_PR_SET_SECUREBITS, _SECUREBITS)
+    except PermissionError:
+        pass
+    else:
+        _drop_bounding_set()
+    _drop_capabilities()
+
+
+def _drop_capabilities() -> None:
+    linux.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
+    linux.drop_capabilities()
+
+
+def _drop_bounding_set() -> None:
+    for capability in range(64):
+        try:
+            linux.prctl(_PR_CAPBSET_DROP, capability)
+        except OSError as error:
+            if error.errno == errno.EINVAL:  # past the last capability of this kernel
+                return
+            raise
+
+
+def _report(step: str, error: BaseException) -> None:
+    """One line for the host's log of this worker; without it the exit code still names the step."""
+    text = f"plughold: the lockdown step {step!r} failed: {type(error).__name__}: {error}\n"
+    with contextlib.suppress(OSError):
+        os.write(2, text.encode("utf-8", "backslashreplace")[:1000])

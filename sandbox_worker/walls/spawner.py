@@ -1,0 +1,232 @@
+"""The spawner: one small single-threaded process per host that forks workers. The only user of ctypes.
+
+It talks to its host over `control`:
+
+    host                                       spawner
+    ["base", {rules, interpreter}]             ["ready", {landlock_abi, seccomp, ...}]
+    ["spawn", {argv, env, cwd, rules,          ["spawned", pid] or ["error", text]
+               limits, tier}] + 4 descriptors
+    ["reap", pid]                              ["reaped", pid, wait status]
+
+"base" comes first and once. Its rules hold for every worker (standard library, shared libraries); their paths stay
+open, so that a spawn only adds them. "ready" says what the machine has (`Machine.report`), and which of these paths are
+`skipped` because they can't be opened as they are written (`landlock.open_rules`). The four descriptors are those of calls, replies, events and log. A worker that is
+to be reaped and still lives after a second is killed; until it is reaped it stays a zombie, so that its pid never names
+another process. "reaped" comes when it is true: frames sent meanwhile are answered first.
+
+The end of the stream, a frame that makes no sense and the host's death end the spawner and, before, all workers.
+The host's death is watched by a pidfd: a parent-death signal would come when the *thread* that started the spawner
+ends (prctl(2)). The workers have such a signal, for this process has only one thread.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import gc
+import os
+import resource
+import signal
+import sys
+import time
+
+from . import landlock, linux, lockdown
+from .control import Control, HangUp
+from .elf import loader_of
+from .machine import CONFINED, Machine
+from .workers import Workers
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Final, NoReturn
+
+_ELF_START: Final = 65536  # more than a linker puts before the end of PT_INTERP
+_WORKER_DESCRIPTORS: Final = 4
+
+
+def main(control_fd: int, host_pid: int) -> NoReturn:
+    """Serve the host `host_pid`, the parent of this process, on the socket `control_fd`. Ends with the process."""
+    status = 1
+    workers = Workers()
+    try:
+        Spawner(_settle(control_fd, host_pid), Machine(), workers).serve()
+    except HangUp:
+        status = 0
+    except BaseException:  # noqa: BLE001 - nothing may keep the workers from being killed
+        sys.excepthook(*sys.exc_info())
+    finally:
+        workers.kill_all()
+        os._exit(status)
+
+
+class Spawner:
+    """Answers frames until its `Control` hangs up."""
+
+    __slots__ = ("_base", "_control", "_interpreter", "_machine", "_pid", "_workers")
+
+    def __init__(self, control: Control, machine: Machine, workers: Workers) -> None:
+        self._control = control
+        self._machine = machine
+        self._workers = workers
+        self._pid = os.getpid()
+        self._base: landlock.Rules | None = None
+        self._interpreter = b""
+
+    def serve(self) -> NoReturn:
+        """Ends only by raising: HangUp, or what went wrong here."""
+        self._take_base()
+        gc.collect()
+        gc.freeze()  # what lives now lives on: the children's collector leaves its pages shared
+        while True:
+            timeout = self._workers.kill_overdue(time.monotonic())
+            frame_comes, ended = self._control.wait(timeout, self._workers.ending())
+            for pidfd in ended:
+                self._control.send("reaped", *self._workers.collect(pidfd))
+            if frame_comes:
+                self._answer(*self._control.receive())
+
+    def _take_base(self) -> None:
+        message, descriptors = self._control.receive()
+        if message[0] != "base" or len(message) != 2 or descriptors:
+            raise HangUp("the first frame is not the base")
+        try:
+            self._interpreter = _encoded(message[1]["interpreter"])
+            skipped = self._open_base(message[1]["rules"], message[1]["interpreter"])
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            self._control.send("error", f"{type(error).__name__}: {error}")
+            raise HangUp("there is nothing to do without a base") from error
+        self._control.send("ready", {**self._machine.report(), "skipped": skipped})
+
+    def _open_base(self, rules: list[tuple[str, str]], interpreter: str) -> list[str]:
+        if not self._machine.landlock_abi:
+            return []
+        programs = [(os.path.realpath(interpreter), "x")]
+        with open(interpreter, "rb") as file:
+            loader = loader_of(file.read(_ELF_START))
+        if loader is not None:
+            programs.append((os.path.realpath(loader), "x"))
+        opened, skipped = landlock.open_rules([*rules, *programs])
+        self._base = landlock.Rules(opened, self._machine.landlock_abi)
+        return skipped
+
+    def _answer(self, message: list[Any], descriptors: list[int]) -> None:
+        try:
+            match message:
+                case ["spawn", dict() as wanted] if len(descriptors) == _WORKER_DESCRIPTORS:
+                    self._spawn(wanted, descriptors)
+                case ["reap", int() as pid] if not descriptors:
+                    self._reap(pid)
+                case _:
+                    raise HangUp(f"a frame of kind {message[0]!r} with {len(descriptors)} descriptors")
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    def _spawn(self, wanted: dict[str, Any], descriptors: list[int]) -> None:
+        try:
+            pid = self._fork(wanted, descriptors)
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            self._control.send("error", f"{type(error).__name__}: {error}")
+            return
+        self._workers.add(pid)
+        self._control.send("spawned", pid)
+
+    def _fork(self, wanted: dict[str, Any], descriptors: list[int]) -> int:
+        calls, replies, events, log = descriptors
+        os.set_blocking(events, False)  # of the open file, so for the worker too: an event never holds it up
+        program = self._machine.filter_of(wanted["tier"])
+        ruleset = self._ruleset(wanted["rules"]) if wanted["tier"] == CONFINED else None
+        try:
+            plan = lockdown.Plan(
+                interpreter=self._interpreter,
+                argv=[_encoded(argument) for argument in wanted["argv"]],
+                environment=[_variable(name, value) for name, value in wanted["env"].items()],
+                folder=wanted["cwd"],
+                descriptors=(calls, replies, events, log),
+                limits=_limits(wanted["limits"]),
+                ruleset=ruleset,
+                program=program,
+                spawner=self._pid,
+            )
+            pid = os.fork()
+            if not pid:
+                lockdown.become_worker(plan)
+            return pid
+        finally:
+            if ruleset is not None:
+                os.close(ruleset)
+
+    def _ruleset(self, rules: list[tuple[str, str]]) -> int:
+        if self._base is None:
+            raise ValueError("no base rules")
+        opened, _ = landlock.open_rules(rules)
+        try:
+            own = landlock.Rules(opened, self._machine.landlock_abi)
+            return landlock.make_ruleset(self._machine.landlock_abi, self._base, own)
+        finally:
+            landlock.close_rules(opened)
+
+    def _reap(self, pid: int) -> None:
+        if pid not in self._workers:
+            self._control.send("error", f"{pid} is no worker of this spawner")
+        elif (status := self._workers.end(pid, time.monotonic())) is not None:
+            self._control.send("reaped", pid, status)
+
+
+def _encoded(text: str) -> bytes:
+    encoded = os.fsencode(text)
+    if b"\0" in encoded:
+        raise ValueError("a null character in an argument, a path or the environment")
+    return encoded
+
+
+def _variable(name: str, value: str) -> bytes:
+    if not name or "=" in name:
+        raise ValueError(f"{name[:100]!r} is no name for an environment variable")
+    return _encoded(f"{name}={value}")
+
+
+def _limits(wanted: dict[str, Any]) -> dict[int, int]:
+    for name, value in wanted.items():
+        if name not in lockdown.RESOURCES or not isinstance(value, int) or value < 0:  # -1 would be "no limit"
+            raise ValueError(f"{name!r}: {value!r} is no limit; limits are {', '.join(lockdown.RESOURCES)}, from 0 up")
+    return {lockdown.RESOURCES[name]: value for name, value in wanted.items()}
+
+
+def _settle(control_fd: int, host_pid: int) -> Control:
+    """Cut what ties this process to whatever started the host, and give up the privileges that no worker may have.
+
+    Signals go back to their defaults, which the workers inherit. The terminal's Ctrl-C does not come here: the new
+    session has no terminal.
+    """
+    control_fd = _keep_only(control_fd)
+    host = os.pidfd_open(host_pid)
+    if os.getppid() != host_pid:
+        raise HangUp("the host died before its death could be watched")
+    lockdown.require_one_thread()  # fork copies one thread, and the locks of all
+    if os.getsid(0) != os.getpid():
+        os.setsid()
+    os.chdir("/")
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        signal.signal(number, signal.SIG_DFL)  # an ignored SIGCHLD, say, would reap the workers before us
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a descriptor per base rule
+    lockdown.renounce()
+    return Control(control_fd, host)
+
+
+def _keep_only(control_fd: int) -> int:
+    """Close all but 0 to 2 and the control socket, which moves above the numbers that a worker's descriptors have.
+
+    Those numbers are held by /dev/null, so that no descriptor of the spawner is ever in the way of a child's dup2.
+    """
+    moved = fcntl.fcntl(control_fd, fcntl.F_DUPFD_CLOEXEC, lockdown.FIRST_FOREIGN)
+    linux.close_range(3, moved - 1)
+    linux.close_range(moved + 1, lockdown.LAST_DESCRIPTOR)
+    null = os.open("/dev/null", os.O_RDONLY)
+    os.dup2(null, 0)
+    while null < lockdown.FIRST_FOREIGN:
+        null = os.open("/dev/null", os.O_RDONLY)
+    os.close(null)
+    return moved

@@ -1,0 +1,225 @@
+"""Real spawners and workers for the tests of the walls: a small host, and what the tests ask of their machine."""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import os
+import select
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import msgpack
+import pytest
+
+CHECKOUT: Final = Path(__file__).parent.parent
+NOBODY: Final = 65534
+SYSTEM_PYTHON: Final = "/usr/bin/python3"
+PATIENCE: Final = 20.0
+"""Seconds after which something that should have happened never will."""
+
+LIMITS: Final = {
+    "data": 256 << 20,
+    "as": 2 << 30,
+    "nofile": 64,
+    "fsize": 1 << 20,
+    "stack": 8 << 20,
+    "core": 0,
+}
+
+LIKE_DOCKER: Final = """
+from sandbox_worker.walls import bpf, linux
+refused = '''pidfd_getfd unshare setns mount umount2 pivot_root mount_setattr move_mount open_tree fsopen fsmount
+    fsconfig fspick kcmp process_madvise keyctl add_key request_key bpf perf_event_open userfaultfd
+    io_uring_setup io_uring_enter io_uring_register open_by_handle_at quotactl reboot acct swapon swapoff
+    init_module finit_module delete_module kexec_load clock_settime settimeofday sethostname setdomainname
+    syslog'''
+rules = dict.fromkeys(refused.split(), bpf.fail_with(1))
+rules["clone3"] = bpf.fail_with(38)
+rules["clone"] = (((bpf.no_bit(0, 0x7E020000),), bpf.ALLOW), bpf.fail_with(1))
+linux.prctl(38, 1)
+linux.install_filter(bpf.compile_filter(rules, bpf.ALLOW, linux.ARCHITECTURE).patch({}))
+"""
+"""What Docker's default seccomp profile refuses, in force before the spawner starts."""
+
+
+def need(holds: object, what: str) -> None:
+    """Skip the test where `what` is missing; fail it where nothing may be missing."""
+    if not holds:
+        if os.environ.get("PLUGHOLD_MUST_WORK") == "1":
+            pytest.fail(f"missing: {what}")
+        pytest.skip(what)
+
+
+def ended(pidfd: int, seconds: float = PATIENCE) -> bool:
+    """Wait for the end of a process."""
+    return bool(select.select([pidfd], [], [], seconds)[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """A worker seen from its host: a handle of the process, and the other ends of its pipes."""
+
+    pid: int
+    pidfd: int
+    calls: int
+    replies: int
+    events: int
+    log: int
+
+    def hang_up(self) -> None:
+        """Close the pipes."""
+        for descriptor in (self.calls, self.replies, self.events, self.log):
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+
+    def reply(self) -> bytes:
+        """All that it writes to its reply pipe until nobody has that open any more."""
+        return read_all(self.replies)
+
+
+def read_all(descriptor: int) -> bytes:
+    """Everything up to the end of a pipe."""
+    content = b""
+    while chunk := os.read(descriptor, 65536):
+        content += chunk
+    return content
+
+
+class Host:
+    """A spawner and the host's side of its control socket."""
+
+    def __init__(self, *, user: int | None = None, before: str = "", base: bool = True) -> None:
+        """As `user` with the system's interpreter, or as ourselves with our own; `before` runs in the spawner."""
+        self._copies = tempfile.TemporaryDirectory(prefix="plughold-walls-")
+        Path(self._copies.name).chmod(0o755)
+        python = SYSTEM_PYTHON if user is not None else sys.executable
+        self.interpreter = str(Path(python).resolve())
+        self.control, theirs = socket.socketpair()
+        fd = theirs.fileno()
+        code = (
+            f"import sys; sys.path[:0] = {self._paths(user)!r}\n{before}\n"
+            f"from sandbox_worker.walls.spawner import main; main({fd}, {os.getpid()})"
+        )
+        self.process = subprocess.Popen(
+            [python, "-I", "-S", "-B", "-c", code],
+            pass_fds=[fd],
+            stdin=subprocess.DEVNULL,
+            user=user,
+            group=user,
+            extra_groups=None if user is None else [],
+            cwd="/",
+        )
+        theirs.close()
+        self.ready: dict[str, Any] = {}
+        self._workers: list[Worker] = []
+        if base:
+            self.send("base", {"rules": self.base_rules(), "interpreter": self.interpreter})
+            _, self.ready = self.receive()
+
+    def base_rules(self) -> list[list[str]]:
+        """What the interpreter reads to start and to import its standard library."""
+        wanted = ["/usr/lib", "/lib", "/lib64", "/etc/ld.so.cache", "/dev/null", "/dev/urandom"]
+        if not self.interpreter.startswith("/usr/bin"):
+            wanted.append(f"{sys.base_prefix}/lib")
+        return [[os.path.realpath(path), "r"] for path in wanted if Path(path).exists()]
+
+    def send(self, *message: object, descriptors: tuple[int, ...] = ()) -> None:
+        """Send one frame."""
+        body = msgpack.packb(message)
+        self.send_raw(len(body).to_bytes(4, "big") + body, descriptors)
+
+    def send_raw(self, data: bytes, descriptors: tuple[int, ...] = ()) -> None:
+        """Send bytes, the descriptors with the first one."""
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+        sent = self.control.sendmsg([data], rights)
+        if sent < len(data):
+            self.control.sendall(data[sent:])
+
+    def receive(self) -> list[Any]:
+        """The next frame. EOFError when the spawner has hung up."""
+        self.control.settimeout(PATIENCE)
+        size = int.from_bytes(self._read(4), "big")
+        message: list[Any] = msgpack.unpackb(self._read(size))
+        return message
+
+    def ask(self, *message: object) -> list[Any]:
+        """Send a frame and give the answer."""
+        self.send(*message)
+        return self.receive()
+
+    def spawn(self, code: str, **changes: object) -> Worker:
+        """Start a worker that runs `code`."""
+        answer, worker = self.try_to_spawn(code, **changes)
+        assert answer[0] == "spawned", answer
+        return worker
+
+    def try_to_spawn(self, code: str, **changes: object) -> tuple[list[Any], Worker]:
+        """Ask for a worker: (the answer, the worker; its pid is 0 and its handle ours when there is none)."""
+        calls, replies, events, log = os.pipe(), os.pipe(), os.pipe(), os.pipe()
+        wanted: dict[str, object] = {
+            "argv": [self.interpreter, "-I", "-S", "-B", "-c", code],
+            "env": {"LC_CTYPE": "C.UTF-8"},
+            "cwd": "/",
+            "rules": [],
+            "limits": LIMITS,
+            "tier": "confined",
+        }
+        theirs = (calls[0], replies[1], events[1], log[1])
+        self.send("spawn", wanted | changes, descriptors=theirs)
+        for descriptor in theirs:
+            os.close(descriptor)
+        answer = self.receive()
+        pid = answer[1] if answer[0] == "spawned" else 0
+        handle = os.pidfd_open(pid or os.getpid())
+        self._workers.append(Worker(pid, handle, calls[1], replies[0], events[0], log[0]))
+        return answer, self._workers[-1]
+
+    def reap(self, worker: Worker) -> int:
+        """The wait status of a worker that ends by itself, or is killed."""
+        worker.hang_up()
+        kind, pid, status = self.ask("reap", worker.pid)
+        assert (kind, pid) == ("reaped", worker.pid)
+        return int(status)
+
+    def run(self, code: str, **changes: object) -> tuple[bytes, str, int]:
+        """Run `code` in a worker to its end: (what it replied, its log, its wait status)."""
+        worker = self.spawn(code, **changes)
+        reply, log = worker.reply(), read_all(worker.log).decode()
+        return reply, log, self.reap(worker)
+
+    def close(self) -> int:
+        """Hang up and close everything; gives the spawner's exit code."""
+        self.control.close()
+        code = self.process.wait(PATIENCE)
+        while self._workers:
+            worker = self._workers.pop()
+            worker.hang_up()
+            os.close(worker.pidfd)
+        self._copies.cleanup()
+        return code
+
+    def _read(self, size: int) -> bytes:
+        data = b""
+        while len(data) < size:
+            chunk = self.control.recv(size - len(data))
+            if not chunk:
+                raise EOFError
+            data += chunk
+        return data
+
+    def _paths(self, user: int | None) -> list[str]:
+        """Where the spawner imports from: the checkout, or copies that every user can read."""
+        package = Path(msgpack.__file__).parent
+        if user is None:
+            return [str(CHECKOUT), str(package.parent)]
+        shutil.copytree(CHECKOUT / "sandbox_worker", f"{self._copies.name}/sandbox_worker")
+        shutil.copytree(package, f"{self._copies.name}/msgpack", ignore=shutil.ignore_patterns("*.so"))
+        subprocess.run(["/bin/chmod", "-R", "a+rX", self._copies.name], check=True)
+        return [self._copies.name]
