@@ -1,7 +1,7 @@
 """msgpack's C extension without its package, at a third of the package's import time; the package where there is no C.
 
-The extension imports `msgpack.exceptions` and, for two classes that never cross our wire, `msgpack.ext`, whose import of
-collections and datetime is what costs. In a worker (`lean`), a stand-in takes that module's place while the extension
+The extension imports `msgpack.exceptions` and, for two classes that never cross our wire, `msgpack.ext`, whose
+import of collections and datetime is what costs. In a worker a stand-in takes that module's place while the extension
 loads; when the plugin itself imports msgpack, `ExtensionFinder` puts the real classes in place.
 """
 
@@ -27,7 +27,9 @@ def _lean(folder: str) -> ModuleType:
     ext.Timestamp = type("Timestamp", (), {})  # type: ignore[attr-defined]
     sys.modules.update({"msgpack": package, "msgpack.ext": ext})
     try:
-        import msgpack._cmsgpack as extension
+        import msgpack._cmsgpack
+
+        extension: ModuleType = msgpack._cmsgpack
     finally:
         for name in _NAMES:
             sys.modules.pop(name, None)

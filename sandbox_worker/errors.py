@@ -74,6 +74,7 @@ class PermissionDenied(PermissionError):
 
     @property
     def hint(self) -> str:
+        """The manifest line that would request it, or why none can."""
         return hint_for(self.permission, self.target, self.reason)
 
 
@@ -96,6 +97,7 @@ class ImportDenied(ModuleNotFoundError):
 
     @property
     def hint(self) -> str:
+        """The manifest line that would request it, or why none can."""
         return hint_for(self.permission, self.target, self.reason)
 
 

@@ -1,7 +1,7 @@
 """The messages on the wire, and the check of every field on receipt.
 
 host to worker                                 worker to host
-[INIT, settings]                               [READY, proofs]        locked down and proven, nothing of the plugin loaded
+[INIT, settings]                               [READY, proofs]        locked down and proven; the plugin is not loaded
 [CALL, id, hook, arguments]                    [HOOKS, hooks]         the plugin is imported; what it implements
                                                [FAILED, stage, text]  it could not be
                                                [RESULT, id, value, denials]

@@ -151,13 +151,13 @@ def decide(kind: str, allow: Iterable[Rule], deny: Iterable[Rule], request: str)
     else:
         outcome = -1 if refusing else 1 if granting else 0
     if outcome < 0:
-        return Decision(False, max(refusing, key=_precision), "deny-rule")
+        return Decision(allowed=False, rule=max(refusing, key=_precision), reason="deny-rule")
     if outcome > 0:
-        return Decision(True, max(granting, key=_precision), "allow-rule")
+        return Decision(allowed=True, rule=max(granting, key=_precision), reason="allow-rule")
     if kind == "env" and subject in IMPLIED_ENV:
-        return Decision(True, None, "implied")
+        return Decision(allowed=True, rule=None, reason="implied")
     # What a rule matches and path_verdict still leaves undecided lies in a special tree, below that rule's directory.
-    return Decision(False, None, "special-path" if granting else "no-rule")
+    return Decision(allowed=False, rule=None, reason="special-path" if granting else "no-rule")
 
 
 def verdict(kind: object, allow_texts: object, deny_texts: object, request: object) -> tuple[str, str | None]:

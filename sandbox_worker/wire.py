@@ -16,7 +16,7 @@ from sandbox_worker.errors import Unsendable, WireError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Final
+    from typing import Any, Final
 
 VERSION: Final = 1
 HEADER: Final = 4
@@ -60,30 +60,30 @@ class Encoder:
         return len(body).to_bytes(4, "big") + body
 
 
-def check(value: object, where: str = "", depth: int = 3) -> None:
+def check(value: Any, where: str = "", depth: int = 3) -> None:
     """Raise Unsendable, with the path and the type, unless `value` is plain data (see the module's docstring).
 
     `depth` is where the value will stand in its frame.
     """
     kind = type(value)
     if kind in _SCALARS:
-        if kind is int and not -(1 << 63) <= value < 1 << 64:  # type: ignore[operator]
+        if kind is int and not -(1 << 63) <= value < 1 << 64:
             raise Unsendable(where, "int beyond 64 bits")
         if kind is str:
-            _check_text(value, where)  # type: ignore[arg-type]
+            _check_text(value, where)
         return
     if depth >= MAX_DEPTH:
         raise Unsendable(where, f"{kind.__name__} nested deeper than {MAX_DEPTH}")
     if kind is dict:
-        for key, item in value.items():  # type: ignore[attr-defined]
+        for key, item in value.items():
             if type(key) is not str:
                 raise Unsendable(where, f"dict with a key of type {type(key).__name__}")
             _check_text(key, where)
             check(item, f"{where}[{key[:40]!r}]", depth + 1)
     elif kind is list or kind is tuple:
-        if _SCALARS.issuperset(map(type, value)) and _cheap(value):  # type: ignore[call-overload]
+        if _SCALARS.issuperset(map(type, value)) and _cheap(value):
             return
-        for index, item in enumerate(value):  # type: ignore[arg-type, var-annotated]
+        for index, item in enumerate(value):
             check(item, f"{where}[{index}]", depth + 1)
     else:
         raise Unsendable(where, f"{kind.__module__}.{kind.__qualname__}"[:200])

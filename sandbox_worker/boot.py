@@ -1,0 +1,130 @@
+"""The start of a worker, inside walls that stand already: prove them, add the audit hook, say READY, load the plugin.
+
+The spawner put up the kernel's walls before this interpreter was executed (`walls.lockdown`); what is left here is to
+show that they hold, from where the plugin will stand. Any step that fails ends the process with its own exit status:
+half a lockdown is an abort.
+"""
+
+from __future__ import annotations
+
+import _thread
+import posix
+import sys
+
+from sandbox_worker import audit_hook, importer, messages, serve, wire
+from sandbox_worker._msgpack import EXTENSION, ExtensionFinder
+from sandbox_worker.errors import PermissionDenied
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Final, NoReturn
+
+EXIT_NO_SETTINGS: Final = 80
+EXIT_PROBE: Final = 81
+EXIT_HOOK: Final = 82
+
+_EPERM, _EACCES, _EBADF = 1, 13, 9  # errno(3)
+_MORE_THREADS_STACK: Final = 2 << 20
+"""Stack of the threads that a plugin starts, in bytes: it counts against the memory limit. Its first one has 8 MiB."""
+
+
+def main() -> NoReturn:
+    """Run this worker to its end. The host's settings are the first frame on the call pipe."""
+    channel = serve.Channel()
+    try:
+        kind, settings = channel.receive()
+        if kind != messages.INIT or settings["wire"] != wire.VERSION:
+            posix._exit(EXIT_NO_SETTINGS)
+        _freeze(settings)
+    except (TypeError, ValueError, KeyError):
+        posix._exit(EXIT_NO_SETTINGS)
+    proofs = _probe_kernel(settings)
+    proofs += _install_hook(settings)
+    channel.send(
+        [messages.READY, [wire.VERSION, posix.getpid(), settings["tier"], sorted(sys.modules), proofs]],
+    )
+    parked = _thread.allocate_lock()
+    parked.acquire()
+    _thread.start_new_thread(serve.run, (channel, settings))
+    _thread.stack_size(_MORE_THREADS_STACK)
+    del channel, settings
+    parked.acquire()  # for ever: the process ends by os._exit in the plugin's thread, or is killed
+    posix._exit(serve.EXIT_BROKEN)
+
+
+def _freeze(settings: dict[str, Any]) -> None:
+    """Lists that crossed become the tuples that str.startswith and the hook take."""
+    for kind in ("read", "write"):
+        settings[kind] = tuple(tuple(prefixes) for prefixes in settings[kind])
+    settings["libraries"] = tuple(settings["libraries"])
+    settings["trusted"] = tuple(settings["trusted"])
+
+
+def _probe_kernel(settings: dict[str, Any]) -> list[str]:
+    """One operation per kernel layer that must be refused; runs before the hook, so that the kernel answers."""
+    if settings["tier"] not in ("confined", "filtered"):
+        return []
+    proofs = []
+    if settings["tier"] == "confined":
+        _must_fail(_EACCES, posix.open, settings["probe"], posix.O_RDONLY)
+        proofs.append("landlock")
+    # Without the filter, setting another process's priority to what it is would succeed for the same user.
+    parent = posix.getppid()
+    _must_fail(_EPERM, posix.setpriority, posix.PRIO_PROCESS, parent, posix.getpriority(posix.PRIO_PROCESS, parent))
+    proofs.append("seccomp")
+    # The kernel answers EACCES for a folder; EPERM is the filter, whose one execve is spent.
+    _must_fail(_EPERM, posix.execv, "/", ["/"])
+    proofs.append("exec")
+    for descriptor in range(serve.EVENTS + 1, serve.EVENTS + 11):
+        _must_fail(_EBADF, posix.fstat, descriptor)
+    proofs.append("descriptors")
+    return proofs
+
+
+def _must_fail(errno: int, operation: Any, *arguments: object) -> None:
+    try:
+        operation(*arguments)
+    except OSError as e:
+        if e.errno == errno:
+            return
+    posix._exit(EXIT_PROBE)
+
+
+def _install_hook(settings: dict[str, Any]) -> list[str]:
+    """Set up importing, install the audit hook, and prove it with an open that must be refused."""
+    trusted = settings["trusted"]
+    importer.install(settings["path"], trusted, settings["packages"])
+    if EXTENSION is not None:
+        sys.meta_path.insert(0, ExtensionFinder(EXTENSION))
+    kernel = settings["tier"] == "confined"
+    if not kernel:
+        _use_full_paths()
+    _stub_process_starter()
+    hook = audit_hook.build(settings, kernel=kernel, event_fd=serve.EVENTS, pid=posix.getpid())
+    sys.addaudithook(hook)
+    del hook
+    try:
+        posix.open(settings["probe"], posix.O_RDONLY)
+    except PermissionDenied:
+        return ["audit_hook"]
+    except OSError:
+        pass
+    posix._exit(EXIT_HOOK)
+
+
+def _use_full_paths() -> None:
+    """shutil.rmtree walks by descriptors, which the open event does not show; without Landlock that must be refused."""
+    import shutil
+
+    shutil._use_fd_functions = False  # type: ignore[attr-defined]
+
+
+def _stub_process_starter() -> None:
+    """subprocess and asyncio import `_posixsubprocess`, whose fork_exec raises no event before 3.14: refuse it here."""
+    stub = type(sys)("_posixsubprocess")
+
+    def fork_exec(*_arguments: object) -> NoReturn:
+        raise PermissionDenied("run", "a child process")
+
+    stub.fork_exec = fork_exec  # type: ignore[attr-defined]
+    sys.modules["_posixsubprocess"] = stub

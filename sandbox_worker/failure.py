@@ -1,0 +1,116 @@
+"""Turns what a plugin raised into the bounded, plain data of an ERROR message."""
+
+from __future__ import annotations
+
+from sandbox_worker import messages
+from sandbox_worker.errors import ImportDenied, PermissionDenied, Unsendable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Any, Final
+
+_EPERM, _EACCES, _EMFILE, _EFBIG = 1, 13, 24, 27  # errno(3)
+_LIMIT_BY_ERRNO: Final = {_EMFILE: "open_files", _EFBIG: "file_size"}
+_SCALARS: Final = (type(None), bool, int, float, str, bytes)
+
+
+def describe(error: BaseException, rules: dict[str, Any]) -> list[object]:
+    """[type, arguments, text, traceback, cause] of an ERROR message for `error`.
+
+    `rules` are the worker's own path rules: a PermissionError of the kernel is judged again with them, so that a path
+    that no rule allows is reported as the denial it is.
+    """
+    kind = type(error)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    if kind is Unsendable:
+        name = "SerializationError"
+    return [
+        _clean(name, messages.NAME_LIMIT),
+        _arguments(error),
+        _text(error),
+        _traceback(error),
+        _cause(error, rules),
+    ]
+
+
+def _clean(text: str, limit: int) -> str:
+    return text[:limit].encode("utf-8", "backslashreplace").decode()[:limit]
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return _clean(str(error), messages.TEXT_LIMIT)
+    except Exception:  # noqa: BLE001 - a foreign __str__ may raise anything
+        return "an exception whose text can't be made"
+
+
+def _arguments(error: BaseException) -> list[object]:
+    given = error.args
+    if isinstance(error, OSError) and error.filename is not None and len(given) == 2:
+        given = (*given, error.filename)
+    arguments: list[object] = []
+    for item in given[: messages.ARGUMENTS_LIMIT] if type(given) is tuple else ():
+        kind = type(item)
+        if kind not in _SCALARS or (kind is int and not -(1 << 63) <= item < 1 << 64):
+            return [_text(error)]
+        if kind is str:
+            arguments.append(_clean(item, messages.TEXT_LIMIT))
+        else:
+            arguments.append(item[: messages.TEXT_LIMIT] if kind is bytes else item)
+    return arguments
+
+
+def _cause(error: BaseException, rules: dict[str, Any]) -> list[object] | None:
+    if isinstance(error, PermissionDenied | ImportDenied):
+        return _denied(str(error.permission), str(error.target), "audit_hook")
+    if isinstance(error, MemoryError):
+        return ["limit", "memory"]
+    if isinstance(error, OSError):
+        if error.errno in _LIMIT_BY_ERRNO:
+            return ["limit", _LIMIT_BY_ERRNO[error.errno]]
+        if error.errno in (_EACCES, _EPERM):
+            return _judge_again(error, rules)
+    return None
+
+
+def _judge_again(error: OSError, rules: dict[str, Any]) -> list[object] | None:
+    """The kernel refused a path: a denial if no rule allows what the name leads to, an ordinary error otherwise."""
+    for name in (error.filename, error.filename2):
+        if not isinstance(name, str | bytes):
+            continue
+        import os
+
+        from sandbox_worker.permissions import path_verdict
+
+        path = os.path.realpath(os.fsdecode(name))
+        for kind in ("read", "write"):
+            if path_verdict(path, *rules[kind]) != 1:
+                return _denied(f"fs.{kind}", path, "landlock")
+    return None
+
+
+def _denied(permission: str, target: str, layer: str) -> list[object]:
+    return ["denied", _clean(permission, messages.NAME_LIMIT), _clean(target, messages.TARGET_LIMIT), layer]
+
+
+def _traceback(error: BaseException) -> str:
+    """The plugin's own part of the traceback; formatting imports, which may itself be refused or run out of memory."""
+    try:
+        import traceback
+
+        start = error.__traceback__.tb_next if error.__traceback__ else None
+        _cut_hook(start)
+        text = "".join(traceback.format_exception(type(error), error, start))
+    except BaseException:  # noqa: BLE001 - whatever stops the formatter, the error itself must still arrive
+        return ""
+    text = text if len(text) <= messages.TRACEBACK_LIMIT else "…" + text[1 - messages.TRACEBACK_LIMIT :]
+    return _clean(text, messages.TRACEBACK_LIMIT)
+
+
+def _cut_hook(traceback: TracebackType | None) -> None:
+    """End the traceback where the audit hook begins: how it decided says nothing to the plugin's author."""
+    while traceback is not None and (following := traceback.tb_next) is not None:
+        if following.tb_frame.f_code.co_filename.endswith("sandbox_worker/audit_hook.py"):
+            traceback.tb_next = None
+        traceback = traceback.tb_next
