@@ -1,0 +1,206 @@
+"""What a plugin effectively may: its request, as far as the grant and the ceiling allow it. Pure.
+
+Effective permission = request ∩ grant ∩ ceiling. A required request that is not granted is `Pending`, one above the
+ceiling `CeilingExceeded`; an optional one is left out. Denies of all three add up, and always win.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from host.errors import CeilingExceeded, GrantError, Pending
+from host.model.manifest import Limits, Manifest, expand
+from host.model.manifest_schema import VARIABLES
+from host.model.units import UnitError, parse_duration, parse_size
+from sandbox_worker.permissions import KINDS, Rule, RuleError, covers, intersect, parse_rule
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    Rules = Mapping[str, tuple[Rule, ...]]
+
+_SIZES: Final = ("memory", "file_size", "write_size", "result_size")
+_TIMES: Final = ("call_timeout", "start_timeout", "cpu_time")
+_STAND_INS: Final = {name: f"/{name}" for name in VARIABLES}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Grant:
+    """What an operator allows.
+
+    `permissions` maps a kind to its targets, as in a manifest: ``{"fs.read": ["/srv/in"], "env": ["*"]}``; the key
+    ``"deny"`` may hold such a mapping of denies. `limits` caps what the manifest asks for: numbers of bytes and
+    seconds, or text as in a manifest (``{"memory": "128 MiB"}``). Raises GrantError where either is malformed.
+    """
+
+    permissions: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    limits: Mapping[str, float | str] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.permissions, Mapping) or not isinstance(self.limits, Mapping):
+            raise GrantError("a grant's permissions and limits must be mappings")
+        deny = types.MappingProxyType(_checked(self.permissions.get("deny", {})))
+        allow = _checked({kind: targets for kind, targets in self.permissions.items() if kind != "deny"})
+        object.__setattr__(self, "permissions", types.MappingProxyType({**allow, "deny": deny}))
+        object.__setattr__(self, "limits", types.MappingProxyType(dict(self.limits)))
+        cap(Limits(), self)
+
+
+def _checked(permissions: object) -> dict[str, tuple[str, ...]]:
+    """The targets by kind of one half of a grant; GrantError for what is no such thing."""
+    if not isinstance(permissions, Mapping):
+        raise GrantError("a grant's denies must be a mapping of kinds to targets")
+    for kind, targets in permissions.items():
+        if kind not in KINDS:
+            raise GrantError(f"a grant names the unknown kind {kind!r}; kinds are {', '.join(KINDS)}")
+        if isinstance(targets, str) or not isinstance(targets, Collection):
+            raise GrantError(f"a grant of {kind} must be a list of texts")
+        for target in targets:
+            if not isinstance(target, str):
+                raise GrantError(f"a grant of {kind} must be a list of texts")
+            try:
+                parse_rule(kind, expand(target, _STAND_INS))
+            except RuleError as e:
+                raise GrantError(f"a grant of {kind}: {e}") from e
+    return {kind: tuple(targets) for kind, targets in permissions.items()}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Effective:
+    """What one plugin may: rules by kind, with resolved paths, and its limits. `withheld` lists optional requests
+    that were not granted, as (kind, target)."""
+
+    allow: Rules
+    deny: Rules
+    limits: Limits
+    withheld: tuple[tuple[str, str], ...] = ()
+
+
+def requested(manifest: Manifest, variables: Mapping[str, str], implied: Sequence[tuple[str, str]]) -> list[Request]:
+    """Every request of a manifest: its entries, and what its other keys imply (kind, absolute path)."""
+    found = [
+        Request(entry.kind, entry.target, expand(entry.target, variables), entry.optional, entry.private)
+        for entry in manifest.permissions
+    ]
+    return found + [Request(kind, target, target, optional=False, private=False) for kind, target in implied]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Request:
+    """One request: `written` as in the manifest, `target` with its variables expanded."""
+
+    kind: str
+    written: str
+    target: str
+    optional: bool
+    private: bool
+
+
+def effective(
+    manifest: Manifest,
+    requests: Sequence[Request],
+    grant: Grant | None,
+    ceiling: Grant | None,
+    variables: Mapping[str, str],
+    resolve: Callable[[str], str],
+) -> Effective:
+    """What the plugin may. `grant` None grants what is requested; `resolve` is realpath, applied to every path rule.
+
+    Raises Pending (not granted), CeilingExceeded (above the ceiling), GrantError (a malformed grant or ceiling).
+    """
+    allow: dict[str, list[Rule]] = {}
+    withheld = []
+    for request in requests:
+        rule = _rule(request.kind, request.target, resolve, private=request.private)
+        for limit, error in ((grant, Pending), (ceiling, CeilingExceeded)):
+            if limit is not None and not _within(rule, limit, variables, resolve):
+                if not request.optional:
+                    raise error(_refusal(manifest, request, error), plugin=manifest.name)
+                withheld.append((request.kind, request.written))
+                break
+        else:
+            allow.setdefault(request.kind, []).append(rule)
+    deny = {
+        kind: tuple(
+            _rule(kind, text, resolve, variables)
+            for source in (_manifest_denies(manifest), _denies(grant), _denies(ceiling))
+            for text in source.get(kind, ())
+        )
+        for kind in KINDS
+    }
+    limits = cap(cap(manifest.limits, grant), ceiling)
+    return Effective({kind: intersect(rules, rules) for kind, rules in allow.items()}, deny, limits, tuple(withheld))
+
+
+def _within(rule: Rule, limit: Grant, variables: Mapping[str, str], resolve: Callable[[str], str]) -> bool:
+    granted = (_rule(rule.kind, text, resolve, variables) for text in limit.permissions.get(rule.kind, ()))
+    return any(covers(outer, rule) for outer in granted)
+
+
+def _rule(
+    kind: str,
+    target: str,
+    resolve: Callable[[str], str],
+    variables: Mapping[str, str] | None = None,
+    *,
+    private: bool = False,
+) -> Rule:
+    try:
+        target = target if variables is None else expand(target, variables)
+        rule = parse_rule(kind, target, private=private)
+        if kind.startswith("fs.") and target != "*":
+            rule = parse_rule(kind, resolve(target))
+    except RuleError as e:
+        raise GrantError(f"{kind}: {e}") from e
+    return rule
+
+
+def _denies(grant: Grant | None) -> Mapping[str, Sequence[str]]:
+    return grant.permissions.get("deny", {}) if grant else {}
+
+
+def _manifest_denies(manifest: Manifest) -> Mapping[str, Sequence[str]]:
+    found: dict[str, list[str]] = {}
+    for entry in manifest.deny:
+        found.setdefault(entry.kind, []).append(entry.target)
+    return found
+
+
+def _refusal(manifest: Manifest, request: Request, error: type[GrantError]) -> str:
+    what = f"{manifest.name}: {request.kind} = [{request.written!r}]"
+    if error is CeilingExceeded:
+        return f"{what} is above the ceiling, and the manifest doesn't mark it optional"
+    return f"{what} is requested but not granted"
+
+
+def cap(limits: Limits, grant: Grant | None) -> Limits:
+    """`limits` with none above what `grant` allows. Raises GrantError for an unknown name or a bad value."""
+    if grant is None:
+        return limits
+    changes: dict[str, Any] = {}
+    for name, value in grant.limits.items():
+        if name not in Limits.__dataclass_fields__:
+            raise GrantError(
+                f"a grant limits the unknown {name!r}; limits are {', '.join(Limits.__dataclass_fields__)}"
+            )
+        try:
+            number = _number(name, value)
+        except UnitError as e:
+            raise GrantError(f"limit {name}: {e}") from e
+        changes[name] = min(getattr(limits, name), number)
+    return dataclasses.replace(limits, **changes)
+
+
+def _number(name: str, value: float | str) -> float:
+    if isinstance(value, str):
+        return parse_size(value) if name in _SIZES else parse_duration(value) if name in _TIMES else _refuse(value)
+    if type(value) not in (int, float) or value <= 0:
+        return _refuse(value)
+    return value if name in _TIMES else int(value)
+
+
+def _refuse(value: object) -> int:
+    raise UnitError(str(value), "a positive number")

@@ -1,0 +1,164 @@
+"""From what a plugin effectively may to what a worker is started with: the audit hook's tables, the kernel's rules,
+the environment. Pure: the file system is asked through arguments.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any, Final
+
+from sandbox_worker.permissions import IMPLIED_ENV, Rule, decide, path_prefixes, path_verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from host.model.grants import Effective
+    from host.model.manifest import Limits
+
+    Table = tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]
+
+FILE_KINDS: Final = ("fs.read", "fs.write")
+SPECIAL_TREES: Final = ("/proc", "/sys", "/dev")
+"""Never reached through a rule for a directory above them."""
+
+SLACK: Final = 64 << 20
+"""Private memory, in bytes, that a worker may map beyond its `memory` limit: interpreter, loader, thread stacks. The
+limit itself is watched as resident memory from outside."""
+
+_OWN_DESCRIPTORS: Final = 6
+_STACK: Final = 8 << 20
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Places:
+    """What one worker reads beside its grant: absolute, resolved paths.
+
+    `path` goes first on the worker's sys.path and is readable; `readable` is what else this worker may read unasked,
+    `devices` what of it lies in /dev, `hidden` what in it stays hidden unless a rule says otherwise.
+    """
+
+    path: tuple[str, ...]
+    readable: tuple[str, ...]
+    devices: tuple[str, ...]
+    hidden: tuple[str, ...]
+
+
+def hook_table(kind: str, effective: Effective, spelled: Iterable[Rule], places: Places) -> Table:
+    """(allow, special, deny) prefixes of `kind` for `permissions.path_verdict`.
+
+    `spelled` are the same rules as the plugin spells them, before links were resolved: the text is judged by the hook,
+    the object by the kernel.
+    """
+    rules = (*effective.allow.get(kind, ()), *spelled)
+    allow, special = path_prefixes(rules)
+    deny = _joined(path_prefixes(effective.deny.get(kind, ())))
+    if kind == "fs.read":
+        hidden = (p for p in places.hidden if path_verdict(p, allow, special, ()) != 1 and not _reaches_into(p, allow))
+        deny += _prefixes(hidden)
+        allow += _prefixes((*places.path, *places.readable))
+        special += _prefixes(places.devices)
+    else:
+        special += ("/dev/null/",)
+    return _unique(allow), _unique(special), _unique(deny)
+
+
+def _reaches_into(folder: str, prefixes: tuple[str, ...]) -> bool:
+    return any(prefix.startswith(folder + "/") for prefix in prefixes)
+
+
+def _joined(pair: tuple[tuple[str, ...], tuple[str, ...]]) -> tuple[str, ...]:
+    return pair[0] + pair[1]
+
+
+def _prefixes(paths: Iterable[str]) -> tuple[str, ...]:
+    return tuple(path.rstrip("/") + "/" for path in paths)
+
+
+def _unique(prefixes: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(prefixes))
+
+
+def kernel_rules(
+    effective: Effective, readable: Iterable[str], children: Callable[[str], Iterable[str] | None]
+) -> list[tuple[str, str]]:
+    """Landlock rules (path, access) for one plugin; access is a string of r, w and l (listing only).
+
+    Landlock only adds, so a deny inside an allowed folder becomes rules for everything else in it: there a new name is
+    refused, and names stay listable (docs/tiers.md). `children` lists a folder's entries as absolute paths, or None
+    where it is no folder.
+    """
+    found: dict[str, set[str]] = {}
+    for kind, access in (("fs.read", "r"), ("fs.write", "w")):
+        deny = [_path(rule) for rule in effective.deny.get(kind, ())]
+        paths = [_path(rule) for rule in effective.allow.get(kind, ())]
+        for path in [*paths, *(readable if access == "r" else ())]:
+            for granted, right in _carve(path, access, deny, children):
+                found.setdefault(granted, set()).add(right)
+    return [(path, "".join(sorted(rights))) for path, rights in found.items()]
+
+
+def _path(rule: Rule) -> str:
+    return "/" if rule.text == "*" else rule.text
+
+
+def _carve(
+    path: str, access: str, deny: list[str], children: Callable[[str], Iterable[str] | None]
+) -> Iterable[tuple[str, str]]:
+    """`path` without `deny` and, unless it lies in one itself, without the special trees."""
+    holes = deny if _in(path, SPECIAL_TREES) else [*deny, *SPECIAL_TREES]
+    if any(_covers(hole, path) for hole in holes):
+        return
+    if not any(_covers(path, hole) for hole in holes):
+        yield path, access
+        return
+    if access == "r":
+        yield path, "l"
+    for child in children(path) or ():
+        yield from _carve(child, access, holes, children)
+
+
+def _covers(outer: str, inner: str) -> bool:
+    return inner == outer or inner.startswith(outer.rstrip("/") + "/")
+
+
+def _in(path: str, trees: Iterable[str]) -> bool:
+    return any(_covers(tree, path) for tree in trees)
+
+
+def allows(table: Table, path: str) -> bool:
+    """Whether the hook will let `path` pass."""
+    return path_verdict(path, *table) == 1
+
+
+def environment(effective: Effective, available: Mapping[str, str], tmp: str | None) -> dict[str, str]:
+    """The worker's whole environment: built from the rules, never filtered from the host's."""
+    allow, deny = effective.allow.get("env", ()), effective.deny.get("env", ())
+    found = {}
+    for name, value in available.items():
+        if name and (allow or name in IMPLIED_ENV) and "\0" not in value and decide("env", allow, deny, name).allowed:
+            found[name] = value
+    if tmp is not None:
+        found["TMPDIR"] = tmp
+    return found | {"LC_CTYPE": "C.UTF-8"}
+
+
+def resource_limits(limits: Limits) -> dict[str, int]:
+    """rlimits (setrlimit(2)) by name, soft and hard alike; sizes in bytes."""
+    return {
+        "core": 0,
+        "data": limits.memory + SLACK,
+        "as": 4 * limits.memory + (1 << 30),
+        "nofile": limits.open_files + _OWN_DESCRIPTORS,
+        "fsize": limits.file_size,
+        "stack": _STACK,
+    }
+
+
+def settings(tables: Mapping[str, Table], places: Places, **fixed: Any) -> dict[str, Any]:
+    """The INIT message's map (`sandbox_worker.boot` reads it)."""
+    return {
+        "read": [list(prefixes) for prefixes in tables["fs.read"]],
+        "write": [list(prefixes) for prefixes in tables["fs.write"]],
+        "path": list(places.path),
+        **fixed,
+    }

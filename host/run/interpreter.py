@@ -1,0 +1,142 @@
+"""Facts about the interpreter that workers run, and what every worker may read: found once per host process."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import glob
+import importlib.util
+import os
+import site
+import sys
+import sysconfig
+from pathlib import Path
+
+PACKAGES = ("pluggy", "msgpack", "sandbox_worker")
+"""What every worker may import beside the standard library and its own folder."""
+
+# Time zones, locales and OpenSSL's configuration (contract of the product: docs/tiers.md lists them).
+_DATA = (
+    "/usr/share/zoneinfo",
+    "/etc/localtime",
+    "/usr/lib/locale",
+    "/usr/share/locale",
+    "/etc/ssl/openssl.cnf",
+    "/etc/pki/tls/openssl.cnf",
+    "/usr/local/ssl/openssl.cnf",
+    "/etc/ld.so.cache",
+)
+_DEVICES = ("/dev/null", "/dev/urandom")
+_OTHERS_PACKAGES = ("site-packages", "dist-packages")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Interpreter:
+    """What a worker's interpreter needs.
+
+    `executable` is the real binary, no venv's link; `kernel_rules` are Landlock rules (path, access) for every worker;
+    `readable` and `devices` are paths as the audit hook sees them; `libraries` the folders whose compiled modules may
+    load; `hidden` folders of other people's packages inside the standard library; `packages` maps a package's name to
+    its folder.
+    """
+
+    executable: str
+    kernel_rules: tuple[tuple[str, str], ...]
+    readable: tuple[str, ...]
+    devices: tuple[str, ...]
+    libraries: tuple[str, ...]
+    hidden: tuple[str, ...]
+    packages: tuple[tuple[str, str], ...]
+
+    @property
+    def root(self) -> str:
+        """The folder that holds `sandbox_worker`."""
+        return os.path.dirname(dict(self.packages)["sandbox_worker"])
+
+
+@functools.cache
+def find() -> Interpreter:
+    """The interpreter that runs this process, for its workers."""
+    stdlib = os.path.dirname(os.path.realpath(os.__file__))
+    dynload = os.path.realpath(sysconfig.get_config_var("DESTSHARED") or os.path.join(stdlib, "lib-dynload"))
+    packages = tuple((name, _folder(name)) for name in PACKAGES)
+    _compile(dict(packages)["sandbox_worker"])
+    hidden = tuple(os.path.join(stdlib, name) for name in _OTHERS_PACKAGES)
+    shared = _shared_libraries()
+    data = tuple(dict.fromkeys(os.path.realpath(path) for path in _DATA if os.path.exists(path)))
+    readable = (stdlib, dynload, *(folder for _, folder in packages), *shared, *data, *_DATA)
+    rules = [*_library_rules(stdlib), ("/dev/null", "rw"), ("/dev/urandom", "r")]
+    rules += [(path, "r") for path in (dynload, *shared, *data, *(folder for _, folder in packages))]
+    return Interpreter(
+        executable=os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable),
+        kernel_rules=tuple(dict.fromkeys(rules)),
+        readable=tuple(dict.fromkeys(readable)),
+        devices=_DEVICES,
+        libraries=tuple(dict.fromkeys((dynload, stdlib, dict(packages)["msgpack"]))),
+        hidden=hidden,
+        packages=packages,
+    )
+
+
+def site_packages() -> tuple[str, ...]:
+    """The application's own import path beyond the standard library: what `environment = "host"` means.
+
+    The folders are those that site computed here, `.pth` paths included; a worker never runs `.pth` code.
+    """
+    found = []
+    for folder in [*site.getsitepackages(), *([site.getusersitepackages()] if site.ENABLE_USER_SITE else [])]:
+        if os.path.isdir(folder):
+            found += [folder, *_pth_folders(folder)]
+    return tuple(dict.fromkeys(map(os.path.realpath, found)))
+
+
+def _pth_folders(folder: str) -> list[str]:
+    """The folders that the `.pth` files in `folder` add to sys.path (see site); their code is left alone."""
+    found = []
+    for file in sorted(glob.glob(os.path.join(glob.escape(folder), "*.pth"))):
+        lines = Path(file).read_text(encoding="utf-8", errors="replace").splitlines()
+        paths = (line.strip() for line in lines if not line.startswith(("#", "import ", "import\t")))
+        found += [path for line in paths if line and os.path.isdir(path := os.path.join(folder, line))]
+    return found
+
+
+def _compile(folder: str) -> None:
+    """Bring our own bytecode up to date where it can be written: a worker can't, and compiling is half its start."""
+    import compileall
+
+    with contextlib.suppress(OSError):
+        compileall.compile_dir(folder, quiet=2, maxlevels=0)
+
+
+def _folder(name: str) -> str:
+    spec = importlib.util.find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError(f"{name} is not installed", name=name)
+    return os.path.realpath(next(iter(spec.submodule_search_locations)))
+
+
+def _library_rules(stdlib: str) -> list[tuple[str, str]]:
+    """Rules for the standard library without other people's packages in it.
+
+    Landlock only adds: where it holds a site-packages, all else in it is granted by name, and its folder for listing,
+    without which nothing in it can be imported.
+    """
+    children = os.listdir(stdlib)
+    if not any(name in children for name in _OTHERS_PACKAGES):
+        return [(stdlib, "r")]
+    kept = sorted(child for child in children if child not in _OTHERS_PACKAGES)
+    return [(stdlib, "l"), *((os.path.join(stdlib, child), "r") for child in kept)]
+
+
+def _shared_libraries() -> tuple[str, ...]:
+    """Where the loader finds what the interpreter links to: the multiarch folders, or lib without its Pythons."""
+    multiarch = sysconfig.get_config_var("MULTIARCH")
+    found = [path for base in ("/lib", "/usr/lib") if multiarch and os.path.isdir(path := f"{base}/{multiarch}")]
+    if not found:
+        for base in ("/lib", "/lib64", "/usr/lib", "/usr/lib64"):
+            if os.path.isdir(base):
+                found += [str(path) for path in Path(base).iterdir() if not path.name.startswith("python")]
+    found += glob.glob(f"{sysconfig.get_config_var('LIBDIR') or '/usr/lib'}/libpython*.so*")
+    found += glob.glob("/lib64/ld-*") + glob.glob("/lib/ld-*")
+    return tuple(dict.fromkeys(os.path.realpath(path) for path in found if os.path.exists(path)))

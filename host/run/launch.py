@@ -1,0 +1,103 @@
+"""How a worker is started: behind walls by the spawner, or, on tier `hooked` alone, as a plain child of the host."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from host.run.interpreter import Interpreter
+    from host.run.spawner import Spawner
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Launch:
+    """What a worker is started with: `settings` is its INIT map, `rules` its own Landlock rules, `limits` rlimits."""
+
+    tier: str
+    settings: dict[str, Any]
+    rules: tuple[tuple[str, str], ...]
+    limits: dict[str, int]
+    environment: dict[str, str]
+    folder: str
+
+
+class Process(Protocol):
+    """A started worker process as its launcher sees it."""
+
+    pid: int
+
+    def reap(self) -> int:
+        """The wait status of the process, which is dead or about to be killed."""
+
+
+def command(interpreter: Interpreter, prelude: str = "") -> list[str]:
+    """The worker's command line. It names our own folders and nothing of the plugin or the host."""
+    folders = dict(interpreter.packages)
+    # The package is put together by hand: finding it would need to list the folder that it lies in, site-packages often.
+    code = (
+        f"{prelude}import sys; package = sys.modules['sandbox_worker'] = type(sys)('sandbox_worker'); "
+        f"package.__path__ = [{folders['sandbox_worker']!r}]; package.MSGPACK = {folders['msgpack']!r}; "
+        "from sandbox_worker.boot import main; main()"
+    )
+    return [interpreter.executable, "-I", "-S", "-B", "-u", "-c", code]
+
+
+def _prelude(descriptors: Sequence[int], limits: dict[str, int]) -> str:
+    """What the spawner does for other tiers: descriptors and rlimits, in the worker's own interpreter.
+
+    A preexec_fn would run Python in a forked copy of a host with threads, which may deadlock (subprocess's manual).
+    """
+    spare = max(descriptors) + 1  # copied out of the way first, so that none is overwritten before its turn
+    return (
+        f"import posix, resource; [posix.dup2(d, {spare} + i) for i, d in enumerate({list(descriptors)!r})]; "
+        f"[posix.dup2({spare} + i, 3 + i) for i in range(3)]; posix.closerange(6, {spare} + 3); "
+        f"[resource.setrlimit(getattr(resource, 'RLIMIT_' + n.upper()), (v, v)) for n, v in {limits!r}.items()]; "
+    )
+
+
+class Walled:
+    """A worker behind the spawner's walls."""
+
+    def __init__(self, spawner: Spawner, interpreter: Interpreter, launch: Launch, ends: Sequence[int]) -> None:
+        plan = {
+            "argv": command(interpreter),
+            "env": launch.environment,
+            "cwd": launch.folder,
+            "rules": [list(rule) for rule in launch.rules],
+            "limits": launch.limits,
+            "tier": launch.tier,
+        }
+        self._spawner = spawner
+        self.pid = spawner.spawn(plan, ends)
+
+    def reap(self) -> int:
+        """The wait status, from the spawner."""
+        return self._spawner.reap(self.pid)
+
+
+class Bare:
+    """A worker without kernel walls: tier `hooked`. No spawner, no ctypes; rlimits and a built environment remain."""
+
+    def __init__(self, interpreter: Interpreter, launch: Launch, ends: Sequence[int]) -> None:
+        import subprocess
+
+        calls, replies, events, log = ends
+        self._process = subprocess.Popen(
+            command(interpreter, _prelude((calls, replies, events), launch.limits)),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            pass_fds=[calls, replies, events],
+            env=launch.environment,
+            cwd=launch.folder,
+            start_new_session=True,
+        )
+        self.pid = self._process.pid
+
+    def reap(self) -> int:
+        """The wait status, as waitpid(2) gives it."""
+        code = self._process.wait()
+        return -code if code < 0 else code << 8

@@ -1,0 +1,221 @@
+"""The one thread that looks at all workers from outside: deadlines, memory, CPU time, threads, written files, output.
+
+It never touches a call's pipes. While calls run it looks every 50 ms; when none runs it sleeps longer, and a call that
+starts wakes it. psutil is imported here, in the thread, since its import takes longer than a worker's start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import threading
+import time
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import psutil
+
+    from host.run.worker import Worker
+
+_log: Final = logging.getLogger("host")
+
+BUSY_TICK: Final = 0.05
+IDLE_TICK: Final = 0.5
+DISK_TICK: Final = 0.25
+"""Seconds between two looks at the size of what a worker may write."""
+_QUIET: Final = 1.0
+"""Seconds without a call after which the longer tick will do."""
+
+
+class Watch:
+    """What the watcher keeps about one worker."""
+
+    __slots__ = ("call_id", "cpu_at_call", "disk", "disk_next", "listened", "on_denials", "on_end", "process", "worker")
+
+    def __init__(self, worker: Worker, on_denials: Callable[[], None], on_end: Callable[[], None], disk: Disk) -> None:
+        self.worker = worker
+        self.on_denials = on_denials
+        self.on_end = on_end
+        self.disk = disk
+        self.disk_next = 0.0
+        self.call_id = -1
+        self.cpu_at_call = 0.0
+        self.process: psutil.Process | None = None
+        self.listened = {worker.events, worker.output, worker.pidfd}
+
+
+class Disk:
+    """How much has grown in the files and folders that one plugin may write: bytes and entries, since `Disk` was made."""
+
+    def __init__(self, paths: tuple[str, ...]) -> None:
+        self._paths = paths
+        self._start = self._measure() if paths else (0, 0)
+
+    def grown(self) -> tuple[int, int]:
+        """(bytes, files and folders) more than at the start."""
+        if not self._paths:
+            return 0, 0
+        size, entries = self._measure()
+        return size - self._start[0], entries - self._start[1]
+
+    def _measure(self) -> tuple[int, int]:
+        size = entries = 0
+        todo = []
+        for path in self._paths:
+            with contextlib.suppress(OSError):
+                if os.path.isdir(path):
+                    todo.append(path)
+                else:
+                    size += os.stat(path).st_size
+        while todo:
+            with contextlib.suppress(OSError), os.scandir(todo.pop()) as found:
+                for entry in found:
+                    entries += 1
+                    with contextlib.suppress(OSError):
+                        if entry.is_dir(follow_symlinks=False):
+                            todo.append(entry.path)
+                        else:
+                            size += entry.stat(follow_symlinks=False).st_size
+        return size, entries
+
+
+class Watcher:
+    """A daemon thread, started with the first worker; `close` ends it."""
+
+    def __init__(self) -> None:
+        self.asleep = False
+        self._lock = threading.Lock()
+        self._watched: dict[int, Watch] = {}
+        self._closing = False
+        self._thread: threading.Thread | None = None
+        self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._last_call = 0.0
+
+    def add(self, watch: Watch) -> None:
+        """Look at one more worker."""
+        with self._lock:
+            self._watched[watch.worker.pid] = watch
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="plughold-watcher", daemon=True)
+                self._thread.start()
+        self.wake()
+
+    def remove(self, worker: Worker) -> None:
+        """Look at it no more; the thread is done with its descriptors when this returns."""
+        with self._lock:
+            self._watched.pop(worker.pid, None)
+        self.wake()
+
+    def wake(self) -> None:
+        """Look now."""
+        with contextlib.suppress(OSError):
+            os.write(self._wake_write, b"\0")
+
+    def close(self) -> None:
+        """End the thread and wait for it. Idempotent."""
+        self._closing = True
+        self.wake()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Close the descriptors; in a forked child there is no thread to wait for."""
+        if self._wake_write >= 0:
+            os.close(self._wake_read)
+            os.close(self._wake_write)
+            self._wake_read = self._wake_write = -1
+
+    # --- the thread
+
+    def _run(self) -> None:
+        while not self._closing:
+            with self._lock:
+                watched = list(self._watched.values())
+            news = self._poll(watched)
+            for watch in watched:
+                try:
+                    self._attend(watch, news)
+                except Exception:  # noqa: BLE001 - the other workers' deadlines must hold; what can't be watched must not run
+                    _log.exception("worker %d can't be watched", watch.worker.pid)
+                    watch.worker.kill("")
+
+    def _poll(self, watched: list[Watch]) -> dict[int, int]:
+        """Descriptors with news, and which, after at most one tick."""
+        poll = select.poll()
+        poll.register(self._wake_read, select.POLLIN)
+        for watch in watched:
+            for descriptor in watch.listened:
+                poll.register(descriptor, select.POLLIN)
+        self.asleep = True  # before the look at the deadlines: a call that starts after it wakes this thread
+        now = time.monotonic()
+        if any(watch.worker.deadline is not None for watch in watched):
+            self._last_call = now
+        busy = now - self._last_call < _QUIET
+        self.asleep = not busy
+        news = dict(poll.poll(1000 * (BUSY_TICK if busy else IDLE_TICK)))
+        self.asleep = False
+        with contextlib.suppress(OSError):
+            os.read(self._wake_read, 4096)
+        return news
+
+    def _attend(self, watch: Watch, news: dict[int, int]) -> None:
+        """Listen to one worker, then look at it. One that was removed meanwhile is left alone."""
+        worker = watch.worker
+        with self._lock:
+            if self._watched.get(worker.pid) is not watch:
+                return
+            if worker.output in news:
+                worker.drain_output()
+            # A pipe whose other end is closed stays "ready" for ever (poll(2)): stop listening to it.
+            watch.listened -= {d for d, mask in news.items() if not mask & select.POLLIN}
+            ended = worker.pidfd in news
+            if ended:
+                watch.listened.clear()
+        if worker.events in news:
+            watch.on_denials()
+        if ended:
+            watch.on_end()
+        elif worker.usable:
+            self._check(watch)
+
+    def _check(self, watch: Watch) -> None:
+        worker, now = watch.worker, time.monotonic()
+        deadline = worker.deadline
+        limit = "timeout" if deadline is not None and now > deadline else self._exceeded(watch, now)
+        if limit is not None:
+            worker.kill(limit)
+
+    def _exceeded(self, watch: Watch, now: float) -> str | None:
+        """The limit that this worker is above, if any."""
+        import psutil
+
+        worker, limits = watch.worker, watch.worker.limits
+        try:
+            if watch.process is None:
+                watch.process = psutil.Process(worker.pid)
+            process = watch.process
+            if process.memory_info().rss > limits.memory:
+                return "memory"
+            if process.num_threads() > limits.threads + 2:  # the worker's own two
+                return "threads"
+            times = process.cpu_times()
+        except psutil.Error:
+            return None
+        cpu = times.user + times.system
+        if not worker.busy or worker.call_id != watch.call_id:
+            watch.call_id, watch.cpu_at_call = worker.call_id, cpu
+        elif cpu - watch.cpu_at_call > limits.cpu_time:
+            return "cpu_time"
+        if now >= watch.disk_next and worker.deadline is not None:
+            size, entries = watch.disk.grown()
+            watch.disk_next = time.monotonic() + DISK_TICK
+            if size > limits.write_size:
+                return "write_size"
+            if entries > limits.write_files:
+                return "write_files"
+        return None

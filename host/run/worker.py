@@ -1,0 +1,336 @@
+"""One worker process as the host sees it: its pipes, its calls, its end.
+
+The calling thread writes the call and reads its own reply: two writes and two reads, no reader thread in between. The
+deadline of a call is kept by the watcher, which kills: the read then sees the pipe's end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import sys
+import termios
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+
+from host.errors import (
+    HostError,
+    PluginCrashed,
+    PluginStartError,
+    PluginTimeout,
+    ProtocolViolation,
+    ResourceLimitExceeded,
+)
+from host.model.sanitise import visible
+from host.run.launch import Bare, Launch, Walled
+from host.run.pidfd import ended
+from sandbox_worker import messages, wire
+from sandbox_worker.errors import WireError
+from sandbox_worker.walls.steps import step_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from host.model.manifest import Limits
+    from host.run.interpreter import Interpreter
+    from host.run.spawner import Spawner
+
+_E = TypeVar("_E", bound=Exception)
+
+_CHUNK: Final = 1 << 16
+_LOG_LINES: Final = 1000
+_LOG_LINE: Final = 2000
+_TAIL: Final = 4000
+_GRACE: Final = 0.25
+"""Seconds that a worker has to end by itself when it is closed."""
+_REAP_TIMEOUT: Final = 5.0
+"""Seconds that a killed process has to be gone."""
+_CPU_SIGNAL: Final = signal.SIGXCPU
+
+TIMEOUT: Final = "timeout"
+CLOSED: Final = "closed"
+BREACH: Final = "protocol"
+
+
+class Watches(Protocol):
+    """What a worker needs of the watcher."""
+
+    asleep: bool
+
+    def wake(self) -> None:
+        """Look at the deadlines now."""
+
+
+class Undelivered(Exception):
+    """The worker died before it read the call: nothing of it ran, another worker may have it. `crash` is its end."""
+
+    def __init__(self, crash: PluginCrashed) -> None:
+        super().__init__(str(crash))
+        self.crash = crash
+
+
+class Worker:
+    """One process. A call at a time (the plugin's lock sees to that); the watcher reads the other attributes."""
+
+    def __init__(
+        self, launch: Launch, limits: Limits, interpreter: Interpreter, spawner: Spawner | None, watcher: Watches
+    ) -> None:
+        """Start the process. Raises OSError (no descriptors left), HostError (the spawner can't)."""
+        self.tier: Final = launch.tier
+        self.limits: Final = limits
+        self.hooks: tuple[messages.Hook, ...] = ()
+        self.started = time.monotonic()
+        self.call_id = 0
+        self.hook = ""
+        self.busy = False
+        self.deadline: float | None = self.started + limits.start_timeout
+        self.ended: str | None = None
+        self.log: list[str] = []
+        self._partial = b""
+        self._event_rest = b""
+        self._proven = False  # until READY, refusals on the event pipe are the probes' own
+        self._watcher: Final = watcher
+        self._encode: Final = wire.Encoder().encode
+        self._reader = wire.FrameReader(wire.CONTROL_LIMIT)
+        self._lock = threading.RLock()  # the watcher and the calling thread both drain, kill and reap
+        self._status: int | None = None
+        ours: list[int] = []
+        theirs: list[int] = []
+        try:
+            for downwards in (True, False, False, False):
+                read, write = os.pipe2(os.O_CLOEXEC)
+                ours.append(write if downwards else read)
+                theirs.append(read if downwards else write)
+            self.process = (
+                Bare(interpreter, launch, theirs) if spawner is None else Walled(spawner, interpreter, launch, theirs)
+            )
+            self.pid: Final = self.process.pid
+            self.pidfd: Final = os.pidfd_open(self.pid)
+        except BaseException:
+            for descriptor in ours:
+                os.close(descriptor)
+            raise
+        finally:
+            for descriptor in theirs:
+                os.close(descriptor)
+        self._calls, self._replies, self.events, self.output = ours
+        os.set_blocking(self.events, False)
+        os.set_blocking(self.output, False)
+
+    # --- the start
+
+    def handshake(self, settings: dict[str, Any], expected_proofs: frozenset[str]) -> None:
+        """Send the settings, check READY, receive the hooks. Raises PluginStartError and what a call raises."""
+        try:
+            self._write(self._encode([messages.INIT, settings]))
+            ready = messages.Ready(self._message(messages.READY))
+            if ready.version != wire.VERSION or ready.tier != self.tier or not expected_proofs.issubset(ready.proofs):
+                raise WireError("READY is not what this worker was started for")
+            self.modules = ready.modules
+            self.drain_events()
+            self._proven = True
+            self.hooks = messages.hooks_of(self._message(messages.HOOKS))
+        except WireError as e:
+            self.kill(BREACH)
+            raise self._fault(ProtocolViolation, f"broke the protocol at its start: {e}") from None
+        except (OSError, EOFError):
+            raise self._start_failure() from None
+        self._reader.limit = self.limits.result_size + wire.ENVELOPE
+        self.deadline = None
+
+    def _message(self, kind: int) -> Any:
+        message = wire.decode(self._body())
+        if messages.kind_of(message) == messages.FAILED:
+            stage, text = messages.failure_of(message)
+            self.kill(CLOSED)
+            what = "could not be imported" if stage == "import" else "can't serve as a plugin"
+            raise self._fault(PluginStartError, f"{what}:\n{text}")
+        if messages.kind_of(message) != kind:
+            raise WireError("a message out of turn")
+        return message
+
+    def _start_failure(self) -> Exception:
+        self.kill(self.ended or "")
+        self.wait()
+        if self.ended == TIMEOUT:
+            return self._fault(
+                PluginStartError, f"did not start within {self.limits.start_timeout:g} s (start_timeout)"
+            )
+        if self.ended:
+            return self._fault(
+                ResourceLimitExceeded, f"exceeded its limit of {self.ended} as it started", limit=self.ended
+            )
+        step = step_of(self.exit_code) if self.exit_code is not None else None
+        if step is not None:
+            return self._fault(PluginStartError, f"could not be locked down: step {step!r} failed")
+        self.drain_output()
+        said = f":\n{tail}" if (tail := visible(self.tail(), multiline=True)) else ""
+        return self._fault(PluginStartError, f"died while it started ({self.obituary()}){said}")
+
+    # --- a call
+
+    def call(self, hook: str, arguments: dict[str, Any]) -> messages.Result | messages.Error:
+        """One call and its reply. Raises Undelivered, WorkerError or one of its subclasses; Unsendable before all."""
+        call_id = self.call_id + 1
+        frame = self._encode([messages.CALL, call_id, hook, arguments])
+        self.call_id, self.hook, self.busy = call_id, hook, True
+        self.deadline = time.monotonic() + self.limits.call_timeout
+        if self._watcher.asleep:
+            self._watcher.wake()
+        try:
+            self._write(frame)
+            return messages.reply_to(call_id, wire.decode(self._body()))
+        except WireError as e:
+            self.kill(BREACH)
+            self.wait()
+            raise self._fault(ProtocolViolation, f"broke the protocol: {e}") from None
+        except (OSError, EOFError):
+            raise self._death(len(frame)) from None
+        except BaseException:  # KeyboardInterrupt: the reply can't be told from the next one's any more
+            self.kill(CLOSED)
+            raise
+        finally:
+            self.busy, self.deadline = False, None
+
+    def _write(self, frame: bytes) -> None:
+        sent = os.write(self._calls, frame)
+        if sent < len(frame):
+            rest = memoryview(frame)
+            while sent < len(frame):
+                sent += os.write(self._calls, rest[sent : sent + (1 << 20)])
+
+    def _body(self) -> bytes:
+        """The next frame's body, and not a byte behind it: a worker has nothing to say unasked."""
+        body = self._reader.next() if self._reader.pending else None
+        while body is None:
+            data = os.read(self._replies, _CHUNK)
+            if not data:
+                raise EOFError
+            body = self._reader.feed(data)
+        if self._reader.pending and self.hooks:
+            raise WireError("bytes behind the reply")
+        return body
+
+    def _death(self, sent: int) -> Exception:
+        unread = fcntl.ioctl(self._calls, termios.FIONREAD, b"\0\0\0\0")
+        self.kill(self.ended or "")
+        self.wait()
+        if self.ended == TIMEOUT:
+            return self._fault(PluginTimeout, f"took longer than {self.limits.call_timeout:g} s (call_timeout)")
+        if self.ended == CLOSED:
+            return HostError("the plugin was closed during the call")
+        if self.ended:
+            return self._fault(ResourceLimitExceeded, f"exceeded its limit of {self.ended}", limit=self.ended)
+        if self.signal == _CPU_SIGNAL:
+            return self._fault(ResourceLimitExceeded, "exceeded its limit of cpu_time", limit="cpu_time")
+        crash = self._fault(PluginCrashed, f"died during the call ({self.obituary()})")
+        return Undelivered(crash) if int.from_bytes(unread, sys.byteorder) == sent else crash
+
+    def _fault(self, kind: Callable[..., _E], text: str, **fields: object) -> _E:
+        self.drain_output()
+        return kind(
+            text,
+            pid=self.pid,
+            exit_code=self.exit_code,
+            signal=self.signal,
+            stderr_tail=self.tail(),
+            hook=self.hook or None,
+            **fields,
+        )
+
+    # --- what it says beside the wire
+
+    def drain_events(self) -> list[tuple[str, str, bool]]:
+        """The denials on the event pipe by now, as (kind, target, by a deny rule): the plugin's own claims."""
+        with self._lock, contextlib.suppress(OSError):
+            data = os.read(self.events, _CHUNK)
+            found, self._event_rest = messages.events_of(self._event_rest + data)
+            return found if self._proven else []
+        return []
+
+    def drain_output(self) -> None:
+        """Take in what it printed by now."""
+        with self._lock, contextlib.suppress(OSError):
+            data = os.read(self.output, _CHUNK)
+            *lines, self._partial = (self._partial + data).split(b"\n")
+            if len(self._partial) > _LOG_LINE:
+                lines, self._partial = [*lines, self._partial], b""
+            self.log += [line[:_LOG_LINE].decode("utf-8", "backslashreplace") for line in lines]
+            del self.log[:-_LOG_LINES]
+
+    def tail(self) -> str:
+        """The last lines of its output."""
+        return "\n".join([*self.log[-50:], self._partial.decode("utf-8", "backslashreplace")])[-_TAIL:].strip("\n")
+
+    # --- its end
+
+    @property
+    def usable(self) -> bool:
+        """False once it ended or was told to."""
+        return self.ended is None and self._status is None
+
+    @property
+    def exit_code(self) -> int | None:
+        """Its exit status, once it is reaped and ended by itself."""
+        return (
+            os.waitstatus_to_exitcode(self._status) if self._status is not None and os.WIFEXITED(self._status) else None
+        )
+
+    @property
+    def signal(self) -> int | None:
+        """The signal that ended it, once it is reaped."""
+        return os.WTERMSIG(self._status) if self._status is not None and os.WIFSIGNALED(self._status) else None
+
+    def obituary(self) -> str:
+        """How it ended, in words."""
+        if self.signal is not None:
+            with contextlib.suppress(ValueError):
+                return f"signal {signal.Signals(self.signal).name}"
+        return f"signal {self.signal}" if self.signal else f"exit status {self.exit_code}"
+
+    def kill(self, reason: str) -> None:
+        """SIGKILL to its whole process group. The pid can't be another's: it stays a zombie until it is reaped."""
+        with self._lock:
+            if self._status is not None:
+                return
+            self.ended = self.ended or reason
+            for kill in (os.killpg, os.kill):
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    kill(self.pid, signal.SIGKILL)
+
+    def wait(self) -> None:
+        """Reap it; it must be dead or killed. Idempotent."""
+        with self._lock:
+            if self._status is None:
+                ended(self.pidfd, _REAP_TIMEOUT)
+                try:
+                    self._status = self.process.reap()
+                except HostError:
+                    self._status = signal.SIGKILL  # the spawner is gone, and PDEATHSIG took the worker with it
+
+    def close(self) -> None:
+        """Hang up, wait a moment, kill, reap, and give every descriptor back. Idempotent."""
+        if self._calls < 0:
+            return
+        os.close(self._calls)
+        if self._status is None:
+            if self.busy or self.ended is not None or not ended(self.pidfd, _GRACE):
+                self.kill(CLOSED)
+            self.ended = self.ended or CLOSED
+            self.wait()
+        self.drain_output()
+        with self._lock:
+            self.abandon(keep=(self._calls,))
+        self._calls = -1
+
+    def abandon(self, keep: tuple[int, ...] = ()) -> None:
+        """Close the descriptors and nothing else: all that a forked child may do."""
+        mine = {self._calls, self._replies, self.events, self.output, self.pidfd} - {*keep, -1}
+        # Another thread may be about to drain, and a number that is given back soon names something else.
+        self.events = self.output = -1
+        for descriptor in mine:
+            with contextlib.suppress(OSError):
+                os.close(descriptor)

@@ -1,0 +1,303 @@
+"""One plugin as the application holds it: an object that any pluggy manager registers, whose hooks run in a worker."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import threading
+from typing import TYPE_CHECKING, Any, Final, final
+
+from host.errors import HostError, PermissionDenied, PluginStartError, SerializationError, WorkerError
+from host.model.events import PluginFailed, PluginName, WorkerPid
+from host.model.sanitise import visible
+from host.run.worker import Undelivered, Worker
+from host.service.denials import Denials, advice, reason_for
+from host.service.proxy import BadHook, check, function
+from host.service.remote_errors import rebuild
+from sandbox_worker import wire
+from sandbox_worker.errors import DENY_RULE, Unsendable
+from sandbox_worker.messages import Hook, Result
+
+if TYPE_CHECKING:
+    from host.model.events import PermissionDecision
+    from host.model.grants import Effective
+    from host.model.manifest import Manifest
+    from host.service.plugin_host import PluginHost
+
+_log: Final = logging.getLogger("host")
+
+_LINES: Final = 1000
+
+RESERVED: Final = frozenset(
+    "acall call close denials logs name permissions pid restart restarts state tier version".split()
+)
+"""Public names of `SandboxedPlugin`: no hook may bear one."""
+
+
+@final
+class SandboxedPlugin:
+    """A plugin in its own locked-down interpreter; made by `PluginHost.load`.
+
+    Its instance ``__dict__`` holds one real function per hook, so ``pm.register(plugin)`` works with every pluggy.
+    Thread-safe: a worker runs one call at a time, later callers queue.
+    """
+
+    def __init__(self, owner: PluginHost, manifest: Manifest, effective: Effective) -> None:
+        self.__name__ = manifest.name
+        self._owner = owner
+        self._manifest = manifest
+        self._effective = effective
+        self._identity = PluginName(manifest.name, manifest.version)
+        self._lock = threading.Lock()
+        self._owner_thread: int | None = None
+        self._worker: Worker | None = None
+        self._hooks: dict[str, Hook] = {}
+        self._restarts = 0
+        self._closed = False
+        self._starting = False
+        self._logs: list[str] = []
+        self._events_lock = threading.Lock()  # who waits for it finds recorded what another thread has drained
+        self._denials = Denials(self._identity, owner._tell, owner._stamp)
+
+    def __repr__(self) -> str:
+        return f"<SandboxedPlugin {self.__name__!r} {self.state}>"
+
+    # --- what it is
+
+    @property
+    def name(self) -> str:
+        """The manifest's name."""
+        return self._manifest.name
+
+    @property
+    def version(self) -> str:
+        """The manifest's version."""
+        return self._manifest.version
+
+    @property
+    def state(self) -> str:
+        """STARTING, READY, BUSY or STOPPED; a worker that died is STOPPED until the next call replaces it."""
+        worker = self._worker
+        if self._starting:
+            return "STARTING"
+        if self._closed or worker is None or not worker.usable:
+            return "STOPPED"
+        return "BUSY" if worker.busy else "READY"
+
+    @property
+    def pid(self) -> int | None:
+        """The worker's process id, None when there is none."""
+        return self._worker.pid if self._worker is not None else None
+
+    @property
+    def tier(self) -> str:
+        """How strong the walls of its worker are."""
+        return self._owner.tier
+
+    @property
+    def restarts(self) -> int:
+        """How often its worker was replaced."""
+        return self._restarts
+
+    @property
+    def permissions(self) -> dict[str, tuple[str, ...]]:
+        """What it effectively may: kind to targets, paths resolved."""
+        return {kind: tuple(map(str, rules)) for kind, rules in self._effective.allow.items() if rules}
+
+    def denials(self) -> tuple[PermissionDecision, ...]:
+        """What it was refused so far, merged; with origin ``worker``, its own claims."""
+        worker = self._worker
+        if worker is not None:
+            self._take_events(worker)
+            self._owner._publish()
+        return self._denials.all()
+
+    def logs(self) -> tuple[str, ...]:
+        """The last lines that it printed to stdout and stderr, made visible."""
+        worker = self._worker
+        if worker is not None:
+            worker.drain_output()
+        lines = [*self._logs, *(worker.log if worker is not None else ())]
+        return tuple(map(visible, lines[-_LINES:]))
+
+    # --- calls
+
+    def call(self, hook: str, /, **arguments: Any) -> Any:
+        """Call one hook of this plugin. Raises on every failure.
+
+        AttributeError (no such hook), SerializationError (an argument can't cross; nothing was sent), the plugin's own
+        exception (PluginError where its class is no builtin), PermissionDenied, WorkerError and its subclasses,
+        HostError (closed, or called again from inside a call).
+        """
+        if hook not in self._hooks:
+            raise AttributeError(f"plugin {self.__name__} has no hook {hook!r}")
+        for name, value in arguments.items():
+            try:
+                wire.check(value)
+            except Unsendable as e:
+                text = f"{self.__name__}.{hook}({name}=…): {name}{e.where} is of type {e.type_name}, which can't cross"
+                raise SerializationError(text, plugin=self.__name__, hook=hook) from None
+        with self._turn():
+            try:
+                reply, worker = self._deliver(hook, arguments)
+            except Undelivered:  # once: what dies before it reads anything twice is no coincidence
+                reply, worker = self._deliver(hook, arguments, again=True)
+            if reply.denials:
+                self._take_events(worker)
+            if type(reply) is Result:
+                return reply.value
+            raise self._remote(reply, worker, hook)
+
+    async def acall(self, hook: str, /, **arguments: Any) -> Any:
+        """`call` from a coroutine, on a thread of the loop's executor. Cancelling does not stop a call that runs."""
+        return await asyncio.to_thread(functools.partial(self.call, hook, **arguments))
+
+    def _deliver(self, hook: str, arguments: dict[str, Any], *, again: bool = False) -> tuple[Any, Worker]:
+        """Send the call to a living worker, a new one if need be. Undelivered, unless `again`, where nobody read it."""
+        try:
+            worker = self._live()
+        except HostError as e:
+            e.hook = hook
+            raise
+        try:
+            return worker.call(hook, arguments), worker
+        except Unsendable as e:
+            raise SerializationError(str(e), plugin=self.__name__, hook=hook) from None
+        except Undelivered as e:
+            if not again:
+                raise
+            error: HostError = e.crash
+        except HostError as e:
+            error = e
+        self._take_events(worker)
+        error.plugin, error.hook = self.__name__, hook
+        error.args = (f"plugin {self.__name__} {error}",) if isinstance(error, WorkerError) else error.args
+        raise error
+
+    def _remote(self, reply: Any, worker: Worker, hook: str) -> Exception:
+        hint = ""
+        if reply.cause is not None and reply.cause[0] == "denied":
+            _, kind, target, layer = reply.cause
+            reason = reason_for(kind, target, self._effective)
+            hint = advice(kind, target, reason)
+            if layer != "audit_hook":  # the hook reports its own over the event pipe
+                self._denials.add(kind, target, reason, layer, worker.pid, (worker.call_id, hook))
+        return rebuild(reply, self.__name__, hook, worker.pid, hint)
+
+    def _turn(self) -> _Turn:
+        return _Turn(self)
+
+    # --- the worker's life
+
+    def _begin(self) -> None:
+        """Start the first worker."""
+        with self._turn():
+            self._live()
+
+    def _die(self) -> None:
+        """In a forked child: no worker, no waiting for a lock that another thread of the parent held."""
+        self._closed, self._worker = True, None
+        self._lock, self._events_lock, self._owner_thread = threading.Lock(), threading.Lock(), None
+
+    def _live(self) -> Worker:
+        """The worker to use; a dead one is replaced. Called in turn."""
+        self._owner._check_open()
+        if self._closed:
+            raise HostError(f"plugin {self.__name__} is closed", plugin=self.__name__)
+        worker = self._worker
+        if worker is not None and worker.usable:
+            return worker
+        if worker is not None:
+            self._retire(worker)
+            self._restarts += 1
+        self._starting = True
+        try:
+            self._worker = worker = self._owner._start(self)
+        finally:
+            self._starting = False
+        return worker
+
+    def _adopt(self, hooks: tuple[Hook, ...]) -> None:
+        """Take what a worker reports: the first makes the functions, later ones must say the same."""
+        try:
+            check(hooks, RESERVED)
+        except BadHook as e:
+            raise PluginStartError(f"plugin {self.__name__}: {e}", plugin=self.__name__) from None
+        if not self._hooks:
+            self._hooks = {hook.name: hook for hook in hooks}
+            for hook in hooks:
+                made = function(hook, self.__name__, self._manifest.project, self._from_pluggy)
+                self.__dict__[hook.name] = made
+        elif [h.shape() for h in hooks] != [h.shape() for h in self._hooks.values()]:
+            raise PluginStartError(f"plugin {self.__name__} came back with other hooks", plugin=self.__name__)
+
+    def _from_pluggy(self, hook: str, arguments: dict[str, Any]) -> Any:
+        try:
+            return self.call(hook, **arguments)
+        except (WorkerError, PermissionDenied) as e:
+            if self._owner.on_failure == "raise":
+                raise
+            _log.warning("plugin %s, hook %s: %s", self.__name__, hook, e)
+            seq, ts = self._owner._stamp()
+            self._owner._tell(
+                PluginFailed(seq, ts, self._identity, WorkerPid(self.pid or 0), hook, f"{type(e).__name__}: {e}")
+            )
+            self._owner._publish()
+            return None
+
+    def _take_events(self, worker: Worker) -> None:
+        """Record the denials that wait on the event pipe, under the call that runs or ran last."""
+        with self._events_lock:
+            for kind, target, by_rule in worker.drain_events():
+                reason = DENY_RULE if by_rule else "no-rule"
+                self._denials.add(kind, target, reason, "audit_hook", worker.pid, (worker.call_id, worker.hook))
+
+    def _retire(self, worker: Worker) -> None:
+        self._take_events(worker)
+        self._owner._stop(self, worker)
+        self._logs = [*self._logs, *worker.log][-_LINES:]
+        self._worker = None
+
+    def restart(self) -> None:
+        """Replace the worker now; a call that runs is waited for."""
+        with self._turn():
+            if self._worker is not None:
+                self._retire(self._worker)
+                self._restarts += 1
+            self._live()
+
+    def close(self) -> None:
+        """End the worker; a call that runs is ended with it. Idempotent."""
+        was_closed, self._closed = self._closed, True
+        worker = self._worker
+        if worker is not None and worker.busy:
+            worker.kill("closed")
+        with self._turn():
+            if self._worker is not None:
+                self._retire(self._worker)
+            if not was_closed:
+                self._denials.tell_repeated()
+        self._owner._forget(self)
+
+
+class _Turn:
+    """One caller's turn at a plugin's worker; a thread that already has it is refused instead of waiting for itself."""
+
+    __slots__ = ("_plugin",)
+
+    def __init__(self, plugin: SandboxedPlugin) -> None:
+        self._plugin = plugin
+
+    def __enter__(self) -> None:
+        me = threading.get_ident()
+        if self._plugin._owner_thread == me:
+            name = self._plugin.__name__
+            raise HostError(f"plugin {name} is already in a call of this thread: calls can't nest yet", plugin=name)
+        self._plugin._lock.acquire()
+        self._plugin._owner_thread = me
+
+    def __exit__(self, *_: object) -> None:
+        self._plugin._owner_thread = None
+        self._plugin._lock.release()
+        self._plugin._owner._publish()

@@ -1,0 +1,282 @@
+"""The plugin host: loads manifests, decides what each plugin may, keeps the plugins, ends them all."""
+
+from __future__ import annotations
+
+import atexit
+import collections
+import itertools
+import logging
+import os
+import threading
+import time
+import weakref
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal, Self
+
+from host.errors import HostError, ManifestError, Pending, WorkerError
+from host.model.events import Event, PluginName, WorkerExited, WorkerPid, WorkerStarted
+from host.model.grants import Effective, Grant, effective, requested
+from host.model.manifest import Manifest, load_manifest
+from host.run import interpreter as interpreters
+from host.service.plugin import SandboxedPlugin
+from host.service.workers import Workers
+from host.store.audit_log import AuditLog
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from host.run.worker import Worker
+
+_log: Final = logging.getLogger("host")
+
+LOCK_FILE: Final = "plughold.lock"
+REQUESTED: Final = "requested"
+
+
+class PluginHost:
+    """Runs the plugins of one pluggy project, each in its own worker. A context manager, plain or async.
+
+    `grants`: ``"requested"`` grants what each manifest asks for (development, tests), a `Grant` is for every plugin, a
+    mapping gives one by plugin name. `ceiling`: a `Grant` that none may exceed. `minimum_tier`: below it nothing
+    starts. `tier`: None for the strongest that this machine reaches, or the one to force. `on_failure`: ``"skip"``
+    lets a hook call go on without a plugin that failed, ``"raise"`` raises. `on_event` gets frozen records
+    (`host.model.events`), on threads that call into this package and with no lock held; what it raises is logged. `audit`: path of a JSON Lines file. `start`: ``"exec"``. `data`:
+    folder for the plugins' private data, instead of ``$XDG_DATA_HOME/plughold/PROJECT``.
+
+    Raises ValueError for an option that is none, LockdownUnavailable where the tier can't be reached, OSError where
+    the audit log can't be opened.
+    """
+
+    def __init__(
+        self,
+        project_name: str,
+        *,
+        grants: str | Grant | Mapping[str, Grant] = LOCK_FILE,
+        ceiling: Grant | None = None,
+        minimum_tier: str = "confined",
+        tier: str | None = None,
+        on_failure: Literal["skip", "raise"] = "skip",
+        on_event: Callable[[Event], object] | None = None,
+        audit: str | os.PathLike[str] | None = None,
+        start: Literal["exec"] = "exec",
+        data: str | os.PathLike[str] | None = None,
+    ) -> None:
+        if on_failure not in ("skip", "raise") or start != "exec":
+            raise ValueError('on_failure is "skip" or "raise", start is "exec"')
+        self.project_name: Final = project_name
+        self.on_failure: Final = on_failure
+        self._grants = grants
+        self._ceiling = ceiling
+        self._on_event = on_event
+        self._plugins: dict[str, SandboxedPlugin] = {}
+        self._lock = threading.Lock()
+        self._sequence = itertools.count(1)
+        self._owner = os.getpid()
+        self._closed = False
+        self._untold: collections.deque[Event] = collections.deque()
+        self._audit = AuditLog(audit) if audit is not None else None
+        self._unaudited: OSError | None = None
+        try:
+            folder = Path(data) if data is not None else _data_home() / "plughold" / project_name
+            self._workers = Workers(minimum_tier, tier, folder.absolute())
+        except BaseException:
+            if self._audit is not None:
+                self._audit.close()
+            raise
+        _hosts.add(self)
+
+    @property
+    def tier(self) -> str:
+        """The tier that its workers run at."""
+        return self._workers.tier
+
+    def load(self, manifest: str | os.PathLike[str]) -> SandboxedPlugin:
+        """Verify the manifest, decide what it may, start and lock down its worker, discover its hooks.
+
+        Raises ManifestError, GrantError and its subclasses, LockdownUnavailable, PluginStartError, ValueError (a
+        plugin of that name is loaded already), HostError (closed).
+        """
+        self._check_open()
+        found = load_manifest(manifest)
+        if found.project != self.project_name:
+            text = f"{found.file}: plugin.project is {found.project!r}, and this host is for {self.project_name!r}"
+            raise ManifestError(text, path=str(found.file), key="plugin.project", plugin=found.name)
+        variables = self._workers.variables(found)
+        plugin = SandboxedPlugin(self, found, self._decide(found, variables))
+        with self._lock:
+            if found.name in self._plugins:
+                raise ValueError(f"a plugin called {found.name!r} is loaded already")
+            self._plugins[found.name] = plugin
+        try:
+            plugin._begin()
+        except BaseException:
+            self._forget(plugin)
+            raise
+        return plugin
+
+    def close(self) -> None:
+        """End every worker, the watcher and the spawner. Idempotent; a call that runs is ended with its worker."""
+        if self._owner != os.getpid():
+            return
+        self._closed = True
+        for plugin in list(self._plugins.values()):
+            plugin.close()
+        self._workers.close()
+        if self._audit is not None:
+            self._audit.close()
+        self._publish()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[SandboxedPlugin]:
+        return iter(list(self._plugins.values()))
+
+    # --- what a plugin may
+
+    def _decide(self, manifest: Manifest, variables: Mapping[str, str]) -> Effective:
+        implied = [("fs.read", str(manifest.path))] if manifest.outside else []
+        if manifest.environment == "host":
+            implied += [("fs.read", folder) for folder in interpreters.site_packages()]
+        requests = requested(manifest, variables, implied)
+        return effective(manifest, requests, self._grant_for(manifest), self._ceiling, variables, os.path.realpath)
+
+    def _grant_for(self, manifest: Manifest) -> Grant | None:
+        """The plugin's grant, None for all that it requests."""
+        grants = self._grants
+        if isinstance(grants, Grant):
+            return grants
+        if grants == REQUESTED:
+            return None
+        if isinstance(grants, str | os.PathLike):
+            text = (
+                f"{manifest.name} is not granted: this version keeps no lock file ({grants}). For development and "
+                'tests, PluginHost(..., grants="requested") or --grants requested grants what the manifest asks for; '
+                "an application may also pass a host.Grant"
+            )
+            raise Pending(text, plugin=manifest.name)
+        if manifest.name not in grants:
+            raise Pending(f"{manifest.name} is not among the grants that the application gave", plugin=manifest.name)
+        return grants[manifest.name]
+
+    # --- for its plugins
+
+    def _start(self, plugin: SandboxedPlugin) -> Worker:
+        """A new worker for `plugin`, which has reported its hooks."""
+        self._check_open()
+        started, name = time.monotonic(), plugin.__name__
+
+        def decide(variables: dict[str, str]) -> Effective:
+            plugin._effective = self._decide(plugin._manifest, variables)
+            return plugin._effective
+
+        try:
+            worker = self._workers.start(plugin._manifest, decide, plugin._take_events, self._noticed)
+        except WorkerError as e:
+            e.plugin, e.args = name, (e.args[0] if str(e).startswith(f"plugin {name} ") else f"plugin {name} {e}",)
+            raise
+        try:
+            plugin._adopt(worker.hooks)
+        except BaseException:
+            self._stop(plugin, worker)
+            raise
+        seq, ts = self._stamp()
+        took = round(time.monotonic() - started, 4)
+        self._tell(WorkerStarted(seq, ts, plugin._identity, WorkerPid(worker.pid), self.tier, took))
+        return worker
+
+    def _stop(self, plugin: SandboxedPlugin, worker: Worker) -> None:
+        self._workers.stop(worker)
+        seq, ts = self._stamp()
+        pid, why = WorkerPid(worker.pid), worker.ended or ""
+        self._tell(WorkerExited(seq, ts, plugin._identity, pid, worker.exit_code, worker.signal, why))
+
+    @staticmethod
+    def _noticed(worker: Worker) -> None:
+        """The watcher saw a worker end by itself: the next call replaces it."""
+        worker.kill("")
+
+    def _forget(self, plugin: SandboxedPlugin) -> None:
+        with self._lock:
+            if self._plugins.get(plugin.__name__) is plugin:
+                del self._plugins[plugin.__name__]
+
+    def _stamp(self) -> tuple[int, float]:
+        return next(self._sequence), round(time.time(), 6)
+
+    def _tell(self, event: Event) -> None:
+        """To the audit log at once; to `on_event` by the next `_publish`. From any thread, never raises."""
+        if self._audit is not None:
+            try:
+                self._audit.write(event)
+            except OSError as e:
+                self._unaudited = e
+                _log.error("the audit log can't be written: %s", e)  # noqa: TRY400 - no bug of ours to trace
+        if self._on_event is not None:
+            self._untold.append(event)
+
+    def _publish(self) -> None:
+        """Give `on_event` what waits for it, in order; its exceptions stay here. Called with no lock held."""
+        while self._on_event is not None:
+            try:
+                event = self._untold.popleft()
+            except IndexError:
+                return
+            try:
+                self._on_event(event)
+            except Exception:
+                _log.exception("on_event raised for %s", event.event)
+
+    def _check_open(self) -> None:
+        if self._unaudited is not None:
+            raise HostError(f"nothing runs unaudited, and the audit log can't be written: {self._unaudited.strerror}")
+        if self._closed:
+            text = "a forked child can't use its parent's" if self._owner != os.getpid() else "closed:"
+            raise HostError(f"{text} PluginHost({self.project_name!r})")
+
+    def _abandon(self) -> None:
+        """In a forked child: this host is dead here, and nothing of the parent's is touched."""
+        self._closed = True
+        self._untold.clear()
+        plugins = list(self._plugins.values())
+        self._workers.abandon(worker for p in plugins if (worker := p._worker) is not None)
+        for plugin in plugins:
+            plugin._die()
+        if self._audit is not None:
+            self._audit.abandon()
+
+
+_hosts: Final[weakref.WeakSet[PluginHost]] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for host in list(_hosts):
+        host._abandon()
+
+
+def _at_exit() -> None:
+    """End what the application left open: its workers' temporary folders would outlive it."""
+    for host in list(_hosts):
+        host.close()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+atexit.register(_at_exit)
+
+
+def _data_home() -> Path:
+    """$XDG_DATA_HOME, or its default (XDG base directory specification: relative values are ignored)."""
+    given = os.environ.get("XDG_DATA_HOME", "")
+    return Path(given) if os.path.isabs(given) else Path.home() / ".local" / "share"
+
+
+__all__ = ["PluginHost", "PluginName"]
