@@ -1,0 +1,38 @@
+"""What an idle worker costs: proportional set size (smaps_rollup, proc(5)) after its first reply."""
+
+from __future__ import annotations
+
+import re
+import statistics
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import host
+from tests.benchmarks.plugin import manifest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def rows(_runs: int) -> Iterator[tuple[str, str, str, str]]:
+    """One worker alone, and the mean of ten."""
+    for count, wanted in ((1, "≤ 9 MiB"), (10, "-")):
+        sizes = measure(count)
+        yield f"PSS of an idle worker, {count} running", f"{statistics.mean(sizes):.1f} MiB", wanted, ""
+
+
+def measure(count: int) -> list[float]:
+    """PSS in MiB of each of `count` workers."""
+    with tempfile.TemporaryDirectory() as folder, host.PluginHost("bench", grants="requested") as plugins:
+        loaded = [plugins.load(manifest(Path(folder))) for _ in range(count)]
+        for plugin in loaded:
+            plugin.call("echo", value=1)
+        return [_pss(plugin.pid or 0) for plugin in loaded]
+
+
+def _pss(pid: int) -> float:
+    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    found = re.search(r"^Pss:\s+(\d+) kB", text, re.MULTILINE)
+    assert found is not None
+    return int(found[1]) / 1024
