@@ -78,6 +78,7 @@ def refusal(parse, text):
         "exa mple.com",
         "example.com\0",
         "a" * 64 + ".com",
+        ".".join(["a" * 63] * 3 + ["a" * 62]),
         ".".join(["a" * 63] * 5),
         "ü" * 300,
         "10.0.0.0/33",
@@ -164,6 +165,7 @@ def test_a_request_names_one_host_and_at_most_one_port(text):
         ("127.0.0.1", ["127.0.0.1", "[::ffff:127.0.0.1]", "[::FFFF:7f00:1]:80"], ["[::1]", "localhost", "127.0.0.2"]),
         ("[::ffff:10.0.0.1]", ["10.0.0.1"], ["10.0.0.2"]),
         ("[::ffff:10.0.0.0]/104", ["10.255.0.1"], ["11.0.0.1", "[::a00:1]"]),
+        ("[::ffff:0:0]/96", ["10.0.0.1", "[::ffff:10.0.0.1]"], ["[::1]", "example.com"]),
         ("[::]/0", ["[::1]", "[2001:db8::1]:443"], ["10.0.0.1", "[::ffff:10.0.0.1]"]),
         ("0.0.0.0/0", ["10.0.0.1", "[::ffff:10.0.0.1]"], ["[::1]", "example.com"]),
         ("10.0.0.1/8:5432", ["10.200.0.1:5432"], ["10.200.0.1", "11.0.0.1:5432"]),
@@ -173,6 +175,12 @@ def test_a_request_names_one_host_and_at_most_one_port(text):
 )
 def test_a_rule_covers_its_hosts_and_ports_and_no_others(rule, covered, others):
     assert [request for request in covered + others if covers(rule, request)] == covered
+
+
+@pytest.mark.parametrize("text", ["::1", "2001:db8::1", "https://example.com", "unix:/run/app.sock"])
+def test_a_text_of_another_form_is_not_taken_for_a_bad_port(text):
+    with pytest.raises(ValueError, match="host name"):
+        _network.parse_rule(text)
 
 
 @given(versions.flatmap(lambda version: st.tuples(*[st.ip_addresses(v=version)] * 2, st.integers(0, 128))))
@@ -217,7 +225,8 @@ def test_no_text_is_an_address_here_and_not_in_the_standard_library(text):
         return
     if not subject.startswith("name:"):
         host = text[1:].partition("]")[0] if text.startswith("[") else text.partition(":")[0]
-        assert int(subject[2:], 2) == int(seen_as_ipv4(ipaddress.ip_address(host)))
+        address = seen_as_ipv4(ipaddress.ip_address(host))
+        assert subject == f"{address.version}:{int(address):0{address.max_prefixlen}b}"
 
 
 @given(st.text(max_size=20) | st.text(ADDRESS_LIKE + "*-/,é。", max_size=20))

@@ -37,10 +37,11 @@ ROOT = Path(__file__).parent.parent
 # Small alphabets, so that rules and requests often concern one another.
 ports = st.sampled_from(["", ":80", ":443", ":80,443", ":70-90", ":80-500", ":0-65535"])
 hosts = st.sampled_from(
-    """
-    a.example A.example. b.a.example example *.example *.a.example localhost 10.0.0.0/8 10.1.0.0/16 10.1.2.3
-    [::ffff:10.1.2.3] 0.0.0.0/0 [::1] [::]/0 [2001:db8::]/32
-    """.split()
+    [
+        *("a.example", "A.example.", "b.a.example", "example", "*.example", "*.a.example", "localhost"),
+        *("10.0.0.0/8", "10.1.0.0/16", "10.1.2.3", "[::ffff:10.1.2.3]", "0.0.0.0/0"),
+        *("[::1]", "[::]/0", "[2001:db8::]/32"),
+    ]
 )
 components = st.lists(st.sampled_from(["a", "b", "ab", "proc", "meminfo", "dev", "null", "..", "."]), max_size=4)
 paths = components.map(lambda found: "/" + "/".join(found))
@@ -78,7 +79,7 @@ def is_legal(parse, text):
 def rules_of(kind):
     family = kind.partition(".")[0]
     text = (texts[family] | st.just("*")).filter(lambda text: is_legal(lambda text: parse_rule(kind, text), text))
-    private = st.booleans() if family == "net" else st.just(False)
+    private = st.booleans() if family == "net" else st.just(value=False)
     return st.builds(lambda text, private: parse_rule(kind, text, private=private), text, private)
 
 
@@ -245,24 +246,28 @@ def test_rules_of_another_kind_neither_allow_nor_deny_nor_meet():
 
 def test_of_several_deciding_rules_the_most_specific_is_named():
     rules = [parse_rule("fs.read", text) for text in ("/a/./././././.", "/a/b", "*")]
-    assert decide("fs.read", rules, (), "/a/b/c") == Decision(True, rules[1], "allow-rule")
-    assert decide("fs.read", rules, rules, "/a") == Decision(False, rules[0], "deny-rule")
+    assert decide("fs.read", rules, (), "/a/b/c") == Decision(allowed=True, rule=rules[1], reason="allow-rule")
+    assert decide("fs.read", rules, rules, "/a") == Decision(allowed=False, rule=rules[0], reason="deny-rule")
 
 
 def test_a_directory_rule_above_a_special_tree_is_the_stated_reason():
     above, inside = parse_rule("fs.read", "/"), parse_rule("fs.read", "/dev/snd")
-    assert decide("fs.read", [above], (), "/dev/snd/x") == Decision(False, None, "special-path")
-    assert decide("fs.read", [], (), "/dev/snd/x") == Decision(False, None, "no-rule")
-    assert decide("fs.read", [above, inside], (), "/dev/snd/x") == Decision(True, inside, "allow-rule")
-    assert decide("fs.read", [above, inside], [above], "/dev/snd/x") == Decision(False, above, "deny-rule")
+    assert decide("fs.read", [above], (), "/dev/snd/x") == Decision(allowed=False, rule=None, reason="special-path")
+    assert decide("fs.read", [], (), "/dev/snd/x") == Decision(allowed=False, rule=None, reason="no-rule")
+    assert decide("fs.read", [above, inside], (), "/dev/snd/x") == Decision(
+        allowed=True, rule=inside, reason="allow-rule"
+    )
+    assert decide("fs.read", [above, inside], [above], "/dev/snd/x") == Decision(
+        allowed=False, rule=above, reason="deny-rule"
+    )
 
 
 @pytest.mark.parametrize("name", IMPLIED_ENV)
 def test_an_implied_variable_needs_no_rule_and_yields_to_a_deny_rule(name):
     everything = parse_rule("env", "*")
-    assert decide("env", [], (), name) == Decision(True, None, "implied")
-    assert decide("env", [everything], (), name) == Decision(True, everything, "allow-rule")
-    assert decide("env", [], [everything], name) == Decision(False, everything, "deny-rule")
+    assert decide("env", [], (), name) == Decision(allowed=True, rule=None, reason="implied")
+    assert decide("env", [everything], (), name) == Decision(allowed=True, rule=everything, reason="allow-rule")
+    assert decide("env", [], [everything], name) == Decision(allowed=False, rule=everything, reason="deny-rule")
 
 
 PORTED = [
@@ -474,7 +479,8 @@ def test_an_error_carries_the_text_and_what_is_legal_and_shows_it_bounded_and_vi
 
 
 @pytest.mark.parametrize(
-    "value", [parse_rule("net.connect", "a.example:1-2", private=True), Decision(False, None, "no-rule")]
+    "value",
+    [parse_rule("net.connect", "a.example:1-2", private=True), Decision(allowed=False, rule=None, reason="no-rule")],
 )
 def test_rules_and_decisions_are_immutable_values(value):
     for name in (*value.__slots__, "other"):
