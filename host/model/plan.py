@@ -26,6 +26,7 @@ SLACK: Final = 64 << 20
 limit itself is watched as resident memory from outside."""
 
 _OWN_DESCRIPTORS: Final = 6
+_TIMERS: Final = 256
 _STACK: Final = 8 << 20
 
 
@@ -90,6 +91,8 @@ def kernel_rules(
     found: dict[str, set[str]] = {}
     for kind, access in (("fs.read", "r"), ("fs.write", "w")):
         deny = [_path(rule) for rule in effective.deny.get(kind, ())]
+        if access == "w":  # who may rename or replace what is denied could read it under its new name
+            deny += [_path(rule) for rule in effective.deny.get("fs.read", ())]
         paths = [_path(rule) for rule in effective.allow.get(kind, ())]
         for path in [*paths, *(readable if access == "r" else ())]:
             for granted, right in _carve(path, access, deny, children):
@@ -146,6 +149,7 @@ def resource_limits(limits: Limits) -> dict[str, int]:
     """rlimits (setrlimit(2)) by name, soft and hard alike; sizes in bytes."""
     return {
         "core": 0,
+        "sigpending": _TIMERS,  # timers and queued signals, which count for the user as a whole
         "data": limits.memory + SLACK,
         "as": 4 * limits.memory + (1 << 30),
         "nofile": limits.open_files + _OWN_DESCRIPTORS,

@@ -1,4 +1,4 @@
-"""The one thread that looks at all workers from outside: deadlines, memory, CPU time, threads, written files, output.
+"""The one thread that looks at all workers from outside: deadlines, memory, CPU time, threads, output.
 
 It never touches a call's pipes. While calls run it looks every 50 ms; when none runs it sleeps longer, and a call that
 starts wakes it. psutil is imported here, in the thread, since its import takes longer than a worker's start.
@@ -25,8 +25,6 @@ _log: Final = logging.getLogger("host")
 
 BUSY_TICK: Final = 0.05
 IDLE_TICK: Final = 0.5
-DISK_TICK: Final = 0.25
-"""Seconds between two looks at the size of what a worker may write."""
 _QUIET: Final = 1.0
 """Seconds without a call after which the longer tick will do."""
 
@@ -34,53 +32,17 @@ _QUIET: Final = 1.0
 class Watch:
     """What the watcher keeps about one worker."""
 
-    __slots__ = ("call_id", "cpu_at_call", "disk", "disk_next", "listened", "on_denials", "on_end", "process", "worker")
+    __slots__ = ("call_id", "cpu_at_call", "listened", "on_denials", "on_end", "process", "quiet_until", "worker")
 
-    def __init__(self, worker: Worker, on_denials: Callable[[], None], on_end: Callable[[], None], disk: Disk) -> None:
+    def __init__(self, worker: Worker, on_denials: Callable[[], None], on_end: Callable[[], None]) -> None:
         self.worker = worker
         self.on_denials = on_denials
         self.on_end = on_end
-        self.disk = disk
-        self.disk_next = 0.0
+        self.quiet_until = 0.0
         self.call_id = -1
         self.cpu_at_call = 0.0
         self.process: psutil.Process | None = None
         self.listened = {worker.events, worker.output, worker.pidfd}
-
-
-class Disk:
-    """How much has grown in the files and folders that one plugin may write: bytes and entries, since `Disk` was made."""
-
-    def __init__(self, paths: tuple[str, ...]) -> None:
-        self._paths = paths
-        self._start = self._measure() if paths else (0, 0)
-
-    def grown(self) -> tuple[int, int]:
-        """(bytes, files and folders) more than at the start."""
-        if not self._paths:
-            return 0, 0
-        size, entries = self._measure()
-        return size - self._start[0], entries - self._start[1]
-
-    def _measure(self) -> tuple[int, int]:
-        size = entries = 0
-        todo = []
-        for path in self._paths:
-            with contextlib.suppress(OSError):
-                if os.path.isdir(path):
-                    todo.append(path)
-                else:
-                    size += os.stat(path).st_size
-        while todo:
-            with contextlib.suppress(OSError), os.scandir(todo.pop()) as found:
-                for entry in found:
-                    entries += 1
-                    with contextlib.suppress(OSError):
-                        if entry.is_dir(follow_symlinks=False):
-                            todo.append(entry.path)
-                        else:
-                            size += entry.stat(follow_symlinks=False).st_size
-        return size, entries
 
 
 class Watcher:
@@ -140,7 +102,7 @@ class Watcher:
             for watch in watched:
                 try:
                     self._attend(watch, news)
-                except Exception:  # noqa: BLE001 - the other workers' deadlines must hold; what can't be watched must not run
+                except Exception:  # noqa: BLE001 - the others' deadlines must hold; what can't be watched must not run
                     _log.exception("worker %d can't be watched", watch.worker.pid)
                     watch.worker.kill("")
 
@@ -148,8 +110,11 @@ class Watcher:
         """Descriptors with news, and which, after at most one tick."""
         poll = select.poll()
         poll.register(self._wake_read, select.POLLIN)
+        begin = time.monotonic()
         for watch in watched:
-            for descriptor in watch.listened:
+            # What it says is heard once a tick: a flood fills its pipe and waits there, instead of this thread's time.
+            heard = watch.listened if watch.quiet_until <= begin else watch.listened & {watch.worker.pidfd}
+            for descriptor in heard:
                 poll.register(descriptor, select.POLLIN)
         self.asleep = True  # before the look at the deadlines: a call that starts after it wakes this thread
         now = time.monotonic()
@@ -171,14 +136,16 @@ class Watcher:
                 return
             if worker.output in news:
                 worker.drain_output()
+            if worker.output in news or worker.events in news:
+                watch.quiet_until = time.monotonic() + BUSY_TICK
             # A pipe whose other end is closed stays "ready" for ever (poll(2)): stop listening to it.
             watch.listened -= {d for d, mask in news.items() if not mask & select.POLLIN}
-            ended = worker.pidfd in news
-            if ended:
+            gone = worker.pidfd in news
+            if gone:
                 watch.listened.clear()
         if worker.events in news:
             watch.on_denials()
-        if ended:
+        if gone:
             watch.on_end()
         elif worker.usable:
             self._check(watch)
@@ -186,11 +153,11 @@ class Watcher:
     def _check(self, watch: Watch) -> None:
         worker, now = watch.worker, time.monotonic()
         deadline = worker.deadline
-        limit = "timeout" if deadline is not None and now > deadline else self._exceeded(watch, now)
+        limit = "timeout" if deadline is not None and now > deadline else self._exceeded(watch)
         if limit is not None:
             worker.kill(limit)
 
-    def _exceeded(self, watch: Watch, now: float) -> str | None:
+    def _exceeded(self, watch: Watch) -> str | None:
         """The limit that this worker is above, if any."""
         import psutil
 
@@ -199,23 +166,25 @@ class Watcher:
             if watch.process is None:
                 watch.process = psutil.Process(worker.pid)
             process = watch.process
-            if process.memory_info().rss > limits.memory:
+            # Nothing resident: it is ending, or its first thread has ended, and the others still show it (proc(5)).
+            if (process.memory_info().rss or _resident_of_threads(worker.pid)) > limits.memory:
                 return "memory"
-            if process.num_threads() > limits.threads + 2:  # the worker's own two
+            if len(os.listdir(f"/proc/{worker.pid}/task")) > limits.threads + 2:  # the worker's own two
                 return "threads"
             times = process.cpu_times()
-        except psutil.Error:
+        except (psutil.Error, OSError):  # it ended just now; the host has no descriptor left: the next look will tell
             return None
         cpu = times.user + times.system
-        if not worker.busy or worker.call_id != watch.call_id:
+        if worker.call_id != watch.call_id:
             watch.call_id, watch.cpu_at_call = worker.call_id, cpu
-        elif cpu - watch.cpu_at_call > limits.cpu_time:
-            return "cpu_time"
-        if now >= watch.disk_next and worker.deadline is not None:
-            size, entries = watch.disk.grown()
-            watch.disk_next = time.monotonic() + DISK_TICK
-            if size > limits.write_size:
-                return "write_size"
-            if entries > limits.write_files:
-                return "write_files"
-        return None
+        # What its threads use after the call is charged to the call that left them.
+        return "cpu_time" if cpu - watch.cpu_at_call > limits.cpu_time else None
+
+
+def _resident_of_threads(pid: int) -> int:
+    """Bytes resident, as the threads of a process show them."""
+    pages = 0
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{thread}/statm", "rb") as statm:
+            pages = max(pages, int(statm.read().split()[1]))
+    return pages * os.sysconf("SC_PAGESIZE")

@@ -35,6 +35,7 @@ RESOURCES: Final = {
     "fsize": resource.RLIMIT_FSIZE,
     "stack": resource.RLIMIT_STACK,
     "core": resource.RLIMIT_CORE,
+    "sigpending": resource.RLIMIT_SIGPENDING,
 }
 """The limits by name; units as in getrlimit(2): bytes, and descriptors for "nofile"."""
 

@@ -3,7 +3,7 @@
 Allowed is what CPython, its standard library and common extension modules need. Refused by name, each with its reason,
 is what is dangerous and known; every other number, also one of a future kernel, is ENOSYS, for which libc and programs
 have a fall-back. Landlock says which files; this filter closes what Landlock does not cover: the network beyond TCP,
-other processes of the same user, metadata of files, code made at run time.
+other processes of the same user, metadata of files, executable anonymous memory.
 
 Argument positions are those of the kernel, not of libc (syscall(2), "Architecture calling conventions"; both
 architectures agree on every call that is checked here).
@@ -39,7 +39,7 @@ ALLOWED: Final = {
         read write readv writev pread64 pwrite64 preadv pwritev preadv2 pwritev2 lseek close close_range dup dup2 dup3
         poll ppoll select pselect6 epoll_create epoll_create1 epoll_ctl epoll_wait epoll_pwait epoll_pwait2 pipe pipe2
         eventfd eventfd2 signalfd signalfd4 timerfd_create timerfd_settime timerfd_gettime sendfile splice tee
-        copy_file_range fsync fdatasync sync_file_range flock ftruncate fallocate fadvise64 readahead""",
+        copy_file_range fsync fdatasync sync_file_range flock ftruncate fadvise64 readahead""",
     "files, which Landlock decides": """
         stat lstat fstat newfstatat statx access faccessat faccessat2 readlink readlinkat getdents getdents64 getcwd
         chdir fchdir mkdir mkdirat rmdir unlink unlinkat rename renameat renameat2 link linkat symlink symlinkat
@@ -217,7 +217,8 @@ def _process_rules() -> dict[str, Rule]:
 def _memory_rules() -> dict[str, Rule]:
     """Code comes from files: executable mappings have a file behind them and are never writable.
 
-    What dlopen(3) does passes; what makes code at run time does not.
+    What dlopen(3) does passes; anonymous memory never becomes code. Code that a plugin writes into a granted file it
+    may map from there: it stays inside the same walls.
     """
     no_code = no_bit(2, _PROT_EXEC)
     code_of_a_file = (masked(2, _PROT_EXEC | _PROT_WRITE, _PROT_EXEC), no_bit(3, _MAP_ANONYMOUS))
@@ -248,6 +249,7 @@ def _file_rules(*, old_landlock: bool) -> dict[str, Rule]:
         "openat": opening(2, 3),
         "creat": (((any_bit(1, _SETUID_SETGID),), EPERM), ALLOW),
         "truncate": EACCES if old_landlock else ALLOW,
+        "fallocate": _only(equals(1, 0)),  # no mode: keeping the size would hide the blocks from RLIMIT_FSIZE
     }
 
 

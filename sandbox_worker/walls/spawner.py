@@ -10,9 +10,10 @@ It talks to its host over `control`:
 
 "base" comes first and once. Its rules hold for every worker (standard library, shared libraries); their paths stay
 open, so that a spawn only adds them. "ready" says what the machine has (`Machine.report`), and which of these paths are
-`skipped` because they can't be opened as they are written (`landlock.open_rules`). The four descriptors are those of calls, replies, events and log. A worker that is
-to be reaped and still lives after a second is killed; until it is reaped it stays a zombie, so that its pid never names
-another process. "reaped" comes when it is true: frames sent meanwhile are answered first.
+`skipped` because they can't be opened as they are written (`landlock.open_rules`). The four descriptors are those of
+calls, replies, events and log. A worker that is to be reaped and still lives after a second is killed; until it is
+reaped it stays a zombie, so that its pid never names another process. "reaped" comes when it is true: frames sent
+meanwhile are answered first.
 
 The end of the stream, a frame that makes no sense and the host's death end the spawner and, before, all workers.
 The host's death is watched by a pidfd: a parent-death signal would come when the *thread* that started the spawner
