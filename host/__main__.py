@@ -8,6 +8,7 @@ from typing import Final
 
 _NEEDED: Final = ("click", "rich")
 INSTALL: Final = "pip install 'plughold[cli]'"
+"""What installs it, exactly: the one line that is printed."""
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ import posix
 import sys
 
 from sandbox_worker import audit_hook, importer, messages, serve, wire
-from sandbox_worker._msgpack import EXTENSION, ExtensionFinder
+from sandbox_worker._msgpack import MODULES, KeptModules
 from sandbox_worker.errors import PermissionDenied
 
 TYPE_CHECKING = False
@@ -94,8 +94,8 @@ def _install_hook(settings: dict[str, Any]) -> list[str]:
     """Set up importing, install the audit hook, and prove it with an open that must be refused."""
     trusted = settings["trusted"]
     importer.install(settings["path"], trusted, settings["packages"])
-    if EXTENSION is not None:
-        sys.meta_path.insert(0, ExtensionFinder(EXTENSION))
+    if MODULES:
+        sys.meta_path.insert(0, KeptModules(MODULES))
     kernel = settings["tier"] == "confined"
     if not kernel:
         _use_full_paths()

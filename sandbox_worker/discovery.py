@@ -8,14 +8,21 @@ from __future__ import annotations
 
 import sys
 
-from sandbox_worker import messages
+from sandbox_worker import messages, wire
+from sandbox_worker.errors import Unsendable, WireError
+from sandbox_worker.failure import clean
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
+    from typing import Any, Final
 
-    Hooks = dict[str, Callable[..., Any]]
+    Hooks = dict[str, tuple[Callable[..., Any], tuple[str, ...]]]
+    """By name: what to call, and its parameters in order."""
+
+
+_DECORATORS: Final = 100
+"""Decorators looked through, at most: a function may claim to wrap itself."""
 
 
 class NotAPlugin(Exception):
@@ -40,8 +47,7 @@ def from_functions(functions: dict[str, str]) -> tuple[Hooks, list[list[object]]
         function = resolve(reference)
         if not callable(function):
             raise NotAPlugin(f"{reference} is no callable")
-        hooks[hook] = function
-        described.append([hook, parameters(function), [False, False, False, None]])
+        _add(hooks, described, hook, function, [False, False, False, None])
     return hooks, described
 
 
@@ -61,34 +67,55 @@ def from_plugin(plugin: Any, project: str) -> tuple[Hooks, list[list[object]]]:
             raise NotAPlugin(f"{name} is a hook wrapper, which can't cross to a worker in this version")
         specname = options.get("specname")
         flags = [bool(options.get(option)) for option in messages.OPTIONS[:3]]
-        hooks[name] = function
-        described.append([name, parameters(function), [*flags, str(specname) if specname else None]])
+        _add(hooks, described, name, function, [*flags, str(specname) if specname else None])
     if not hooks:
         raise NotAPlugin(f"nothing in it is marked with HookimplMarker({project!r})")
     return hooks, described
 
 
+def _add(hooks: Hooks, described: list[list[object]], name: str, function: Any, options: list[object]) -> None:
+    """Take a hook in, unless the host would refuse its description: that is the plugin's fault and is said as such."""
+    found = parameters(function)
+    entry: list[object] = [name, found, options]
+    try:
+        wire.check(entry)
+        messages.Hook(entry)
+    except (Unsendable, WireError) as e:
+        raise NotAPlugin(f"hook {name!a:.100}: {e}") from None
+    hooks[name] = function, tuple(str(parameter) for parameter, _ in found)
+    described.append(entry)
+    if len(described) > messages.HOOKS_LIMIT:
+        raise NotAPlugin(f"it has more than {messages.HOOKS_LIMIT} hooks")
+
+
 def parameters(function: Any) -> list[list[object]]:
-    """[[name, repr of the default or None], …] of what pluggy passes by name: positional ones, without `self`."""
-    if isinstance(function, type):
-        function, bound = vars(function).get("__init__", object.__init__), 1
-    else:
-        bound = 1 if hasattr(function, "__self__") and hasattr(function, "__func__") else 0
-    function = getattr(function, "__func__", function)
-    code = getattr(function, "__code__", None)
+    """[[name, repr of the default or None], …] of what pluggy passes by name: positional ones, without `self`.
+
+    As pluggy reads them: of a class's ``__init__`` or an object's ``__call__``, through decorators (functools.wraps).
+    """
+    plain = function
+    bound = isinstance(plain, type)
+    if bound:
+        plain = plain.__init__
+    elif not hasattr(plain, "__code__") and not hasattr(plain, "__wrapped__"):
+        plain = plain.__call__
+    for _ in range(_DECORATORS):
+        bound = bound or hasattr(plain, "__func__")
+        plain = getattr(plain, "__func__", plain)
+        if not hasattr(plain, "__wrapped__"):
+            break
+        plain = plain.__wrapped__
+    code = getattr(plain, "__code__", None)
     if code is None:
-        function = vars(type(function)).get("__call__")
-        code, bound = getattr(function, "__code__", None), 1
-    if code is None:
-        raise NotAPlugin(f"{function!r:.100} has no Python signature")
+        raise NotAPlugin(f"{clean(repr(function), 100)} has no Python signature")
     names = code.co_varnames[bound : code.co_argcount]
-    defaults = getattr(function, "__defaults__", None) or ()
+    defaults = getattr(plain, "__defaults__", None) or ()
     first = len(names) - len(defaults)
     return [[name, None if i < first else _brief(defaults[i - first])] for i, name in enumerate(names)]
 
 
 def _brief(value: object) -> str:
     try:
-        return repr(value)[: messages.NAME_LIMIT]
+        return clean(repr(value), messages.NAME_LIMIT)
     except Exception:  # noqa: BLE001 - a foreign __repr__ may raise anything
-        return f"<{type(value).__name__}>"[: messages.NAME_LIMIT]
+        return clean(f"<{type(value).__name__}>", messages.NAME_LIMIT)

@@ -7,6 +7,7 @@ from sandbox_worker.errors import ImportDenied, PermissionDenied, Unsendable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
     from typing import Any, Final
 
@@ -19,30 +20,40 @@ def describe(error: BaseException, rules: dict[str, Any]) -> list[object]:
     """[type, arguments, text, traceback, cause] of an ERROR message for `error`.
 
     `rules` are the worker's own path rules: a PermissionError of the kernel is judged again with them, so that a path
-    that no rule allows is reported as the denial it is.
+    that no rule allows is reported as the denial it is. Raises nothing: what an exception's own code gets in the way of
+    is left out.
     """
-    kind = type(error)
-    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-    if kind is Unsendable:
-        name = "SerializationError"
     return [
-        _clean(name, messages.NAME_LIMIT),
-        _arguments(error),
-        _text(error),
-        _traceback(error),
-        _cause(error, rules),
+        _attempt(_type_name, "an exception whose class has no name", error),
+        _attempt(_arguments, [], error),
+        _attempt(_text, "an exception whose text can't be made", error),
+        _attempt(_traceback, "", error),
+        _attempt(_cause, None, error, rules),
     ]
 
 
-def _clean(text: str, limit: int) -> str:
-    return text[:limit].encode("utf-8", "backslashreplace").decode()[:limit]
+def clean(text: str, limit: int) -> str:
+    """`text` as a plain str that can cross, of at most `limit` characters; a subclass of str has no say in it."""
+    return str.encode(text, "utf-8", "backslashreplace").decode()[:limit]
+
+
+def _attempt(make: Callable[..., Any], fallback: object, *arguments: object) -> Any:
+    try:
+        return make(*arguments)
+    except BaseException:  # noqa: BLE001 - a foreign __str__ or property may raise anything, the error must still arrive
+        return fallback
+
+
+def _type_name(error: BaseException) -> str:
+    kind = type(error)
+    if kind is Unsendable:
+        return "SerializationError"
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    return clean(name, messages.NAME_LIMIT)
 
 
 def _text(error: BaseException) -> str:
-    try:
-        return _clean(str(error), messages.TEXT_LIMIT)
-    except Exception:  # noqa: BLE001 - a foreign __str__ may raise anything
-        return "an exception whose text can't be made"
+    return clean(str(error), messages.TEXT_LIMIT)
 
 
 def _arguments(error: BaseException) -> list[object]:
@@ -55,7 +66,7 @@ def _arguments(error: BaseException) -> list[object]:
         if kind not in _SCALARS or (kind is int and not -(1 << 63) <= item < 1 << 64):
             return [_text(error)]
         if kind is str:
-            arguments.append(_clean(item, messages.TEXT_LIMIT))
+            arguments.append(clean(item, messages.TEXT_LIMIT))
         else:
             arguments.append(item[: messages.TEXT_LIMIT] if kind is bytes else item)
     return arguments
@@ -75,7 +86,10 @@ def _cause(error: BaseException, rules: dict[str, Any]) -> list[object] | None:
 
 
 def _judge_again(error: OSError, rules: dict[str, Any]) -> list[object] | None:
-    """The kernel refused a path: a denial if no rule allows what the name leads to, an ordinary error otherwise."""
+    """The kernel refused a path: a denial if no rule allows anything there, an ordinary error otherwise.
+
+    Whether it was to be read or written is not known here; where a rule allows either, the error says enough.
+    """
     for name in (error.filename, error.filename2):
         if not isinstance(name, str | bytes):
             continue
@@ -84,28 +98,24 @@ def _judge_again(error: OSError, rules: dict[str, Any]) -> list[object] | None:
         from sandbox_worker.permissions import path_verdict
 
         path = os.path.realpath(os.fsdecode(name))
-        for kind in ("read", "write"):
-            if path_verdict(path, *rules[kind]) != 1:
-                return _denied(f"fs.{kind}", path, "landlock")
+        if all(path_verdict(path, *rules[kind]) != 1 for kind in ("read", "write")):
+            return _denied("fs.read", path, "landlock")
     return None
 
 
 def _denied(permission: str, target: str, layer: str) -> list[object]:
-    return ["denied", _clean(permission, messages.NAME_LIMIT), _clean(target, messages.TARGET_LIMIT), layer]
+    return ["denied", clean(permission, messages.NAME_LIMIT), clean(target, messages.TARGET_LIMIT), layer]
 
 
 def _traceback(error: BaseException) -> str:
     """The plugin's own part of the traceback; formatting imports, which may itself be refused or run out of memory."""
-    try:
-        import traceback
+    import traceback
 
-        start = error.__traceback__.tb_next if error.__traceback__ else None
-        _cut_hook(start)
-        text = "".join(traceback.format_exception(type(error), error, start))
-    except BaseException:  # noqa: BLE001 - whatever stops the formatter, the error itself must still arrive
-        return ""
+    start = error.__traceback__.tb_next if error.__traceback__ else None
+    _cut_hook(start)
+    text = "".join(traceback.format_exception(type(error), error, start))
     text = text if len(text) <= messages.TRACEBACK_LIMIT else "…" + text[1 - messages.TRACEBACK_LIMIT :]
-    return _clean(text, messages.TRACEBACK_LIMIT)
+    return clean(text, messages.TRACEBACK_LIMIT)
 
 
 def _cut_hook(traceback: TracebackType | None) -> None:

@@ -3,7 +3,7 @@
 host to worker                                 worker to host
 [INIT, settings]                               [READY, proofs]        locked down and proven; the plugin is not loaded
 [CALL, id, hook, arguments]                    [HOOKS, hooks]         the plugin is imported; what it implements
-                                               [FAILED, stage, text]  it could not be
+                                               [FAILED, stage, text, limit]  it could not be
                                                [RESULT, id, value, denials]
                                                [ERROR, id, type, arguments, text, traceback, cause, denials]
 
@@ -36,6 +36,8 @@ TARGET_LIMIT: Final = 1000
 HOOKS_LIMIT: Final = 1000
 PARAMETERS_LIMIT: Final = 100
 ARGUMENTS_LIMIT: Final = 16
+EVENTS_LIMIT: Final = 1000
+"""Denials that are read at once."""
 
 LAYERS: Final = ("audit_hook", "landlock", "seccomp")
 LIMITS: Final = ("memory", "open_files", "file_size", "result_size")
@@ -201,12 +203,12 @@ def hooks_of(message: object) -> tuple[Hook, ...]:
     return tuple(map(Hook, hooks))
 
 
-def failure_of(message: object) -> tuple[str, str]:
-    """(stage, text) of a FAILED message."""
-    _, stage, text = _array(message, 3, "FAILED")
-    if stage not in STAGES:
+def failure_of(message: object) -> tuple[str, str, str | None]:
+    """(stage, text, limit that was exceeded or None) of a FAILED message."""
+    _, stage, text, limit = _array(message, 4, "FAILED")
+    if stage not in STAGES or limit not in (None, *LIMITS):
         _refuse("a stage")
-    return str(stage), _text(text, TRACEBACK_LIMIT, "a failure's text")
+    return str(stage), _text(text, TRACEBACK_LIMIT, "a failure's text"), None if limit is None else str(limit)
 
 
 def event_record(
@@ -222,12 +224,13 @@ def event_record(
     return flag + size(name).to_bytes(1, "big") + size(text).to_bytes(2, "big") + name + text
 
 
-def events_of(data: bytes) -> tuple[list[tuple[str, str, bool]], bytes]:
+def events_of(data: bytes, most: int = EVENTS_LIMIT) -> tuple[list[tuple[str, str, bool]], bytes]:
     """The denials in what was read from an event pipe, as (kind, target, by a deny rule), and the rest to read on with.
 
-    Nothing is trusted but the lengths' own bounds: what a plugin writes there is its own claim.
+    Nothing is trusted but the lengths' own bounds: what a plugin writes there is its own claim. Behind `most` denials
+    all else is dropped: a flood costs the host no more than that.
     """
-    found = []
+    found: list[tuple[str, str, bool]] = []
     at = 0
     while len(data) - at >= 4:
         name_end = at + 4 + data[at + 1]
@@ -235,6 +238,8 @@ def events_of(data: bytes) -> tuple[list[tuple[str, str, bool]], bytes]:
         if len(data) < end:
             break
         kind = data[at + 4 : name_end].decode("utf-8", "backslashreplace")
+        if len(found) >= most:
+            return found, b""
         found.append((kind, data[name_end:end][:TARGET_LIMIT].decode("utf-8", "backslashreplace"), data[at] == 1))
         at = end
     return found, data[at:]

@@ -11,7 +11,7 @@ from sandbox_worker.errors import ImportDenied, InterpreterDenied, PermissionDen
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, TypeVar
+    from typing import Any, TypeVar, overload
 
     _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -23,6 +23,23 @@ class HookimplMarker:
 
     def __init__(self, project_name: str) -> None:
         self.project_name = project_name
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __call__(self, function: _F) -> _F: ...
+
+        @overload
+        def __call__(
+            self,
+            function: None = None,
+            hookwrapper: bool = ...,
+            optionalhook: bool = ...,
+            tryfirst: bool = ...,
+            trylast: bool = ...,
+            specname: str | None = ...,
+            wrapper: bool = ...,
+        ) -> Callable[[_F], _F]: ...
 
     def __call__(
         self,

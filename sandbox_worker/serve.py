@@ -9,18 +9,21 @@ from __future__ import annotations
 import posix
 
 from sandbox_worker import discovery, errors, messages, wire
-from sandbox_worker.failure import describe
+from sandbox_worker.failure import clean, describe
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, Final, NoReturn
 
+    from sandbox_worker.discovery import Hooks
+
 CALLS, REPLIES, EVENTS = 3, 4, 5
 """The worker's descriptors: the spawner puts them there."""
 
 EXIT_DONE: Final = 0
-EXIT_BROKEN: Final = 70  # sysexits(3): EX_SOFTWARE
+EXIT_BROKEN: Final = 83
+"""Next to those of `boot`, apart from those of a lockdown's steps (`walls.steps`)."""
 
 _CHUNK: Final = 1 << 16
 
@@ -74,7 +77,7 @@ def run(channel: Channel, settings: dict[str, Any]) -> NoReturn:
         posix._exit(EXIT_BROKEN)
 
 
-def _load(channel: Channel, settings: dict[str, Any]) -> dict[str, Callable[..., Any]]:
+def _load(channel: Channel, settings: dict[str, Any]) -> Hooks:
     stage = "import"
     try:
         if settings["functions"]:
@@ -83,32 +86,43 @@ def _load(channel: Channel, settings: dict[str, Any]) -> dict[str, Callable[...,
             plugin = discovery.resolve(settings["entry"])
             stage = "hooks"
             hooks, described = discovery.from_plugin(plugin, settings["project"])
+        frame = channel.encode([messages.HOOKS, described])
     except discovery.NotAPlugin as e:
-        channel.send([messages.FAILED, "hooks", str(e)[: messages.TEXT_LIMIT]])
-        posix._exit(EXIT_DONE)
+        frame = channel.encode([messages.FAILED, "hooks", clean(str(e), messages.TEXT_LIMIT), None])
     except BaseException as e:  # noqa: BLE001 - a plugin's module may raise anything, SystemExit included
-        _, _, text, traceback, _ = describe(e, settings)
-        channel.send([messages.FAILED, stage, traceback or text])
-        posix._exit(EXIT_DONE)
-    channel.send([messages.HOOKS, described])
-    return hooks
+        _, _, text, traceback, cause = describe(e, settings)
+        limit = cause[1] if type(cause) is list and cause[0] == "limit" else None
+        frame = channel.encode([messages.FAILED, stage, traceback or text, limit])
+    else:
+        channel.send_frame(frame)
+        return hooks
+    channel.send_frame(frame)
+    posix._exit(EXIT_DONE)
 
 
-def _answer(channel: Channel, hooks: dict[str, Callable[..., Any]], call: list[Any], settings: dict[str, Any]) -> None:
+def _answer(channel: Channel, hooks: Hooks, call: list[Any], settings: dict[str, Any]) -> None:
     _, call_id, name, arguments = call
     before = errors.raised
+    report: list[object] | None = None
     try:
-        value = hooks[name](**arguments)
+        function, names = hooks[name]
+        positional, named = _arranged(names, arguments)
+        value = function(*positional, **named)
         wire.check(value)
         frame = channel.encode([messages.RESULT, call_id, value, max(0, errors.raised - before)])
         if len(frame) > settings["result_size"] + wire.ENVELOPE:
             text = f"a result of {len(frame)} bytes where result_size allows {settings['result_size']}"
-            report: list[object] = ["SerializationError", [text], text, "", ["limit", "result_size"]]
-        else:
-            channel.send_frame(frame)
-            return
-    except BrokenPipeError:
-        raise
+            report = ["SerializationError", [text], text, "", ["limit", "result_size"]]
     except BaseException as e:  # noqa: BLE001 - whatever the plugin raises is its answer
         report = describe(e, settings)
-    channel.send([messages.ERROR, call_id, *report, max(0, errors.raised - before)])
+    if report is not None:
+        frame = channel.encode([messages.ERROR, call_id, *report, max(0, errors.raised - before)])
+    channel.send_frame(frame)
+
+
+def _arranged(names: tuple[str, ...], arguments: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """By position wherever that says the same, as pluggy calls: a wrapper may take nothing but ``*args``."""
+    given = names[: len(arguments)]
+    if arguments.keys() == set(given):
+        return [arguments[name] for name in given], {}
+    return [], arguments

@@ -22,6 +22,8 @@ VERSION: Final = 1
 HEADER: Final = 4
 MAX_DEPTH: Final = 64
 MAX_ITEMS: Final = 1 << 20
+SENDABLE_ITEMS: Final = MAX_ITEMS - 256
+"""Items in a value, or in all arguments of a call: the rest is for the message around it."""
 CONTROL_LIMIT: Final = 1 << 20
 """Longest frame, in bytes, of everything but calls and results."""
 ENVELOPE: Final = 4096
@@ -60,8 +62,8 @@ class Encoder:
         return len(body).to_bytes(4, "big") + body
 
 
-def check(value: Any, where: str = "", depth: int = 3) -> None:
-    """Raise Unsendable, with the path and the type, unless `value` is plain data (see the module's docstring).
+def check(value: Any, where: str = "", depth: int = 3) -> int:
+    """How many items `value` is on the wire. Raises Unsendable, with the path and the type, unless it is plain data.
 
     `depth` is where the value will stand in its frame.
     """
@@ -71,22 +73,26 @@ def check(value: Any, where: str = "", depth: int = 3) -> None:
             raise Unsendable(where, "int beyond 64 bits")
         if kind is str:
             _check_text(value, where)
-        return
+        return 1
     if depth >= MAX_DEPTH:
         raise Unsendable(where, f"{kind.__name__} nested deeper than {MAX_DEPTH}")
     if kind is dict:
+        count = 1 + len(value)
         for key, item in value.items():
             if type(key) is not str:
                 raise Unsendable(where, f"dict with a key of type {type(key).__name__}")
             _check_text(key, where)
-            check(item, f"{where}[{key[:40]!r}]", depth + 1)
+            count += check(item, f"{where}[{key[:40]!r}]", depth + 1)
     elif kind is list or kind is tuple:
         if _SCALARS.issuperset(map(type, value)) and _cheap(value):
-            return
-        for index, item in enumerate(value):
-            check(item, f"{where}[{index}]", depth + 1)
+            count = 1 + len(value)
+        else:
+            count = 1 + sum(check(item, f"{where}[{index}]", depth + 1) for index, item in enumerate(value))
     else:
         raise Unsendable(where, f"{kind.__module__}.{kind.__qualname__}"[:200])
+    if count > SENDABLE_ITEMS:
+        raise Unsendable(where, f"{kind.__name__} of more than {SENDABLE_ITEMS} items in all")
+    return count
 
 
 def _cheap(items: list[object]) -> bool:

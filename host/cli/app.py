@@ -86,6 +86,11 @@ def run(arguments: Sequence[str]) -> int:
         return READER_GONE
     except KeyboardInterrupt:
         return failures.INTERRUPTED
+    except OSError as error:  # a full disk behind stdout
+        _leave_stdout()
+        with contextlib.suppress(OSError):
+            sys.stderr.write(f"plughold: the answer can't be written: {error.strerror}\n")
+        return failures.UNEXPECTED
     return report.status
 
 

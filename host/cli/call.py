@@ -116,6 +116,8 @@ def _host(project: str, options: dict[str, Any]) -> PluginHost:
 
 def _arguments(values: Iterable[str], given: str | None) -> dict[str, Any]:
     """The hook's arguments by name, from ``--args`` and the NAME=JSON words. Raises click.UsageError."""
+    if given == "-" and sys.stdin is None:
+        raise click.UsageError("--args - reads stdin, which is closed")
     text = sys.stdin.read() if given == "-" else given
     found = {} if text is None else _json_object(text)
     for word in values:

@@ -86,6 +86,8 @@ def _answer(kind: str, target: str, found: Judgement) -> str:
 
 def _opened(name: str) -> IO[bytes]:
     if name == "-":
+        if sys.stdin is None:
+            raise click.UsageError("--cases - reads stdin, which is closed")
         return sys.stdin.buffer
     try:
         return open(name, "rb")

@@ -86,11 +86,11 @@ def explain(error: BaseException, rule: str = "") -> str:
             text = f"{error}\n  next   plughold doctor   shows what is missing, and how to get it"
         case WorkerError() if error.stderr_tail:
             tail = "\n".join(f"  | {line}" for line in error.stderr_tail.splitlines()[-_TAIL_LINES:])
-            text = f"{error}\n  it last printed:\n{tail}"
+            text = f"{_fenced(str(error))}\n  it last printed:\n{tail}"
         case PluginRaised(error=inner):
-            text = f"the plugin raised {_named(inner)}{_notes(inner)}"
+            text = f"the plugin raised {_fenced(_named(inner))}{_notes(inner)}"
         case HostError() | AuditBroken():
-            text = f"{error}{_notes(error)}"
+            text = f"{_fenced(str(error))}{_notes(error)}"
         case click.ClickException():
             text = error.format_message() + _help(error)
         case KeyboardInterrupt() | click.Abort():
@@ -103,7 +103,7 @@ def explain(error: BaseException, rule: str = "") -> str:
 def next_step(kind: str, hint: str) -> str:
     """`hint`, a line of a manifest or a sentence, as what to do next."""
     if hint.startswith(f"{kind} = ["):
-        return f"to allow it, add under [permissions] of the manifest:  {hint}"
+        return f"to allow it, let [permissions] of the manifest hold:  {hint}"
     return hint
 
 
@@ -129,4 +129,9 @@ def _named(error: BaseException) -> str:
 
 def _notes(error: BaseException) -> str:
     """The exception's notes, which hold the traceback in the worker."""
-    return "".join(f"\n{note}".rstrip().replace("\n", "\n  ") for note in getattr(error, "__notes__", ()))
+    return "".join(_fenced(f"\n{note}".rstrip()) for note in getattr(error, "__notes__", ()))
+
+
+def _fenced(text: str) -> str:
+    """Foreign text of several lines, each behind a fence, so that none of them can pass for one of ours."""
+    return text.replace("\n", "\n  | ")

@@ -118,7 +118,7 @@ class WorkerExited(Event):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PluginFailed(Event):
-    """A hook call went on without this plugin (`on_failure="skip"`); `error` is the exception's class and text."""
+    """A hook call went on without this plugin (`on_failure="skip"`); `error` is the exception's class."""
 
     event: ClassVar[str] = "plugin.failed"
     hook: str

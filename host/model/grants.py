@@ -7,6 +7,7 @@ ceiling `CeilingExceeded`; an optional one is left out. Denies of all three add 
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, Final
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 _SIZES: Final = ("memory", "file_size", "write_size", "result_size")
 _TIMES: Final = ("call_timeout", "start_timeout", "cpu_time")
+_PATHS: Final = ("fs.read", "fs.write", "run")
 _STAND_INS: Final = {name: f"/{name}" for name in VARIABLES}
 
 
@@ -40,8 +42,9 @@ class Grant:
     limits: Mapping[str, float | str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.permissions, Mapping) or not isinstance(self.limits, Mapping):
-            raise GrantError("a grant's permissions and limits must be mappings")
+        for given in (self.permissions, self.limits):
+            if not isinstance(given, Mapping):
+                raise GrantError("a grant's permissions and limits must be mappings")
         deny = types.MappingProxyType(_checked(self.permissions.get("deny", {})))
         allow = _checked({kind: targets for kind, targets in self.permissions.items() if kind != "deny"})
         object.__setattr__(self, "permissions", types.MappingProxyType({**allow, "deny": deny}))
@@ -52,7 +55,7 @@ class Grant:
 def _checked(permissions: object) -> dict[str, tuple[str, ...]]:
     """The targets by kind of one half of a grant; GrantError for what is no such thing."""
     if not isinstance(permissions, Mapping):
-        raise GrantError("a grant's denies must be a mapping of kinds to targets")
+        raise GrantError("a grant's deny must be a mapping of kinds to targets")
     for kind, targets in permissions.items():
         if kind not in KINDS:
             raise GrantError(f"a grant names the unknown kind {kind!r}; kinds are {', '.join(KINDS)}")
@@ -63,6 +66,8 @@ def _checked(permissions: object) -> dict[str, tuple[str, ...]]:
                 raise GrantError(f"a grant of {kind} must be a list of texts")
             try:
                 parse_rule(kind, expand(target, _STAND_INS))
+                if kind in _PATHS and "*" in target and target != "*":  # a name to the grammar, a glob to who wrote it
+                    raise RuleError(target, "a path without *")
             except RuleError as e:
                 raise GrantError(f"a grant of {kind}: {e}") from e
     return {kind: tuple(targets) for kind, targets in permissions.items()}
@@ -197,7 +202,7 @@ def cap(limits: Limits, grant: Grant | None) -> Limits:
 def _number(name: str, value: float | str) -> float:
     if isinstance(value, str):
         return parse_size(value) if name in _SIZES else parse_duration(value) if name in _TIMES else _refuse(value)
-    if type(value) not in (int, float) or value <= 0:
+    if type(value) not in (int, float) or not 0 < value < math.inf:  # nor NaN
         return _refuse(value)
     return value if name in _TIMES else int(value)
 

@@ -36,7 +36,8 @@ class Process(Protocol):
 def command(interpreter: Interpreter, prelude: str = "") -> list[str]:
     """The worker's command line. It names our own folders and nothing of the plugin or the host."""
     folders = dict(interpreter.packages)
-    # The package is put together by hand: finding it would need to list the folder that it lies in, site-packages often.
+    # The package is put together by hand: finding it would need to list the folder that it lies in, often
+    # site-packages.
     code = (
         f"{prelude}import sys; package = sys.modules['sandbox_worker'] = type(sys)('sandbox_worker'); "
         f"package.__path__ = [{folders['sandbox_worker']!r}]; package.MSGPACK = {folders['msgpack']!r}; "

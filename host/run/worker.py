@@ -36,11 +36,14 @@ if TYPE_CHECKING:
 
     from host.model.manifest import Limits
     from host.run.interpreter import Interpreter
+    from host.run.launch import Process
     from host.run.spawner import Spawner
 
 _E = TypeVar("_E", bound=Exception)
 
 _CHUNK: Final = 1 << 16
+_READS: Final = 4
+"""Chunks of output that are taken in at once: what prints more than that in a tick of the watcher waits for it."""
 _LOG_LINES: Final = 1000
 _LOG_LINE: Final = 2000
 _TAIL: Final = 4000
@@ -72,6 +75,16 @@ class Undelivered(Exception):
         self.crash = crash
 
 
+def _handle(process: Process) -> int:
+    """A pidfd of a process that was just started, which ends where there is no descriptor left for one."""
+    try:
+        return os.pidfd_open(process.pid)
+    except OSError:
+        os.kill(process.pid, signal.SIGKILL)
+        process.reap()
+        raise
+
+
 class Worker:
     """One process. A call at a time (the plugin's lock sees to that); the watcher reads the other attributes."""
 
@@ -89,6 +102,7 @@ class Worker:
         self.deadline: float | None = self.started + limits.start_timeout
         self.ended: str | None = None
         self.log: list[str] = []
+        self._sent = 0
         self._partial = b""
         self._event_rest = b""
         self._proven = False  # until READY, refusals on the event pipe are the probes' own
@@ -108,7 +122,7 @@ class Worker:
                 Bare(interpreter, launch, theirs) if spawner is None else Walled(spawner, interpreter, launch, theirs)
             )
             self.pid: Final = self.process.pid
-            self.pidfd: Final = os.pidfd_open(self.pid)
+            self.pidfd: Final = _handle(self.process)
         except BaseException:
             for descriptor in ours:
                 os.close(descriptor)
@@ -144,10 +158,12 @@ class Worker:
     def _message(self, kind: int) -> Any:
         message = wire.decode(self._body())
         if messages.kind_of(message) == messages.FAILED:
-            stage, text = messages.failure_of(message)
+            stage, text, limit = messages.failure_of(message)
             self.kill(CLOSED)
+            if limit is not None:
+                raise self._fault(ResourceLimitExceeded, f"exceeded its limit of {limit} at its import", limit=limit)
             what = "could not be imported" if stage == "import" else "can't serve as a plugin"
-            raise self._fault(PluginStartError, f"{what}:\n{text}")
+            raise self._fault(PluginStartError, f"{what}:\n{visible(text, messages.TRACEBACK_LIMIT, multiline=True)}")
         if messages.kind_of(message) != kind:
             raise WireError("a message out of turn")
         return message
@@ -167,7 +183,7 @@ class Worker:
         if step is not None:
             return self._fault(PluginStartError, f"could not be locked down: step {step!r} failed")
         self.drain_output()
-        said = f":\n{tail}" if (tail := visible(self.tail(), multiline=True)) else ""
+        said = f":\n{tail}" if (tail := self.tail()) else ""
         return self._fault(PluginStartError, f"died while it started ({self.obituary()}){said}")
 
     # --- a call
@@ -188,7 +204,7 @@ class Worker:
             self.wait()
             raise self._fault(ProtocolViolation, f"broke the protocol: {e}") from None
         except (OSError, EOFError):
-            raise self._death(len(frame)) from None
+            raise self._death() from None
         except BaseException:  # KeyboardInterrupt: the reply can't be told from the next one's any more
             self.kill(CLOSED)
             raise
@@ -196,11 +212,12 @@ class Worker:
             self.busy, self.deadline = False, None
 
     def _write(self, frame: bytes) -> None:
-        sent = os.write(self._calls, frame)
-        if sent < len(frame):
+        self._sent = 0
+        self._sent = os.write(self._calls, frame)
+        if self._sent < len(frame):
             rest = memoryview(frame)
-            while sent < len(frame):
-                sent += os.write(self._calls, rest[sent : sent + (1 << 20)])
+            while self._sent < len(frame):
+                self._sent += os.write(self._calls, rest[self._sent : self._sent + (1 << 20)])
 
     def _body(self) -> bytes:
         """The next frame's body, and not a byte behind it: a worker has nothing to say unasked."""
@@ -214,7 +231,7 @@ class Worker:
             raise WireError("bytes behind the reply")
         return body
 
-    def _death(self, sent: int) -> Exception:
+    def _death(self) -> Exception:
         unread = fcntl.ioctl(self._calls, termios.FIONREAD, b"\0\0\0\0")
         self.kill(self.ended or "")
         self.wait()
@@ -227,7 +244,7 @@ class Worker:
         if self.signal == _CPU_SIGNAL:
             return self._fault(ResourceLimitExceeded, "exceeded its limit of cpu_time", limit="cpu_time")
         crash = self._fault(PluginCrashed, f"died during the call ({self.obituary()})")
-        return Undelivered(crash) if int.from_bytes(unread, sys.byteorder) == sent else crash
+        return Undelivered(crash) if int.from_bytes(unread, sys.byteorder) == self._sent else crash
 
     def _fault(self, kind: Callable[..., _E], text: str, **fields: object) -> _E:
         self.drain_output()
@@ -254,16 +271,20 @@ class Worker:
     def drain_output(self) -> None:
         """Take in what it printed by now."""
         with self._lock, contextlib.suppress(OSError):
-            data = os.read(self.output, _CHUNK)
-            *lines, self._partial = (self._partial + data).split(b"\n")
-            if len(self._partial) > _LOG_LINE:
-                lines, self._partial = [*lines, self._partial], b""
-            self.log += [line[:_LOG_LINE].decode("utf-8", "backslashreplace") for line in lines]
-            del self.log[:-_LOG_LINES]
+            for _ in range(_READS):
+                data = os.read(self.output, _CHUNK)
+                *lines, self._partial = (self._partial + data).split(b"\n")
+                if len(self._partial) > _LOG_LINE:
+                    lines, self._partial = [*lines, self._partial], b""
+                self.log += [line[:_LOG_LINE].decode("utf-8", "backslashreplace") for line in lines]
+                del self.log[:-_LOG_LINES]
+                if len(data) < _CHUNK:
+                    break
 
     def tail(self) -> str:
-        """The last lines of its output."""
-        return "\n".join([*self.log[-50:], self._partial.decode("utf-8", "backslashreplace")])[-_TAIL:].strip("\n")
+        """The last lines of its output, made visible."""
+        lines = [*self.log[-50:], self._partial.decode("utf-8", "backslashreplace")]
+        return visible("\n".join(lines)[-_TAIL:].strip("\n"), 10 * _TAIL, multiline=True)[-_TAIL:]
 
     # --- its end
 

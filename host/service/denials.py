@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 KINDS_OF_RECORD: Final = 500
 """Distinct denials kept per plugin; what comes beyond is counted in one record."""
+ALLOWED: Final = "allow-rule"
 OVERFLOW: Final = "more denials than are kept"
 
 
@@ -45,8 +46,8 @@ class Denials:
                 return
             seq, ts = self._stamp()
             record = self._records[key] = PermissionDecision(
-                seq=seq, ts=ts, plugin=self._plugin, worker=WorkerPid(pid), decision="deny", origin="worker", layer=layer,
-                call=CallName(*call), permission=PermissionName(kind, target), reason=reason,
+                seq=seq, ts=ts, plugin=self._plugin, worker=WorkerPid(pid), decision="deny", origin="worker",
+                layer=layer, call=CallName(*call), permission=PermissionName(kind, target), reason=reason,
                 hint=advice(kind, target, reason),
             )  # fmt: skip
         self._tell(record)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import logging
 import threading
@@ -12,11 +11,11 @@ from host.errors import HostError, PermissionDenied, PluginStartError, Serializa
 from host.model.events import PluginFailed, PluginName, WorkerPid
 from host.model.sanitise import visible
 from host.run.worker import Undelivered, Worker
-from host.service.denials import Denials, advice, reason_for
+from host.service.denials import ALLOWED, Denials, advice, reason_for
 from host.service.proxy import BadHook, check, function
 from host.service.remote_errors import rebuild
 from sandbox_worker import wire
-from sandbox_worker.errors import DENY_RULE, Unsendable
+from sandbox_worker.errors import Unsendable
 from sandbox_worker.messages import Hook, Result
 
 if TYPE_CHECKING:
@@ -87,8 +86,9 @@ class SandboxedPlugin:
 
     @property
     def pid(self) -> int | None:
-        """The worker's process id, None when there is none."""
-        return self._worker.pid if self._worker is not None else None
+        """The worker's process id, None when there is none that lives."""
+        worker = self._worker
+        return worker.pid if worker is not None and worker.usable else None
 
     @property
     def tier(self) -> str:
@@ -132,9 +132,12 @@ class SandboxedPlugin:
         """
         if hook not in self._hooks:
             raise AttributeError(f"plugin {self.__name__} has no hook {hook!r}")
+        items = 0
         for name, value in arguments.items():
             try:
-                wire.check(value)
+                items += 1 + wire.check(value)
+                if items > wire.SENDABLE_ITEMS:
+                    raise Unsendable("", f"{type(value).__name__}, with which the arguments are too many items")
             except Unsendable as e:
                 text = f"{self.__name__}.{hook}({name}=…): {name}{e.where} is of type {e.type_name}, which can't cross"
                 raise SerializationError(text, plugin=self.__name__, hook=hook) from None
@@ -144,13 +147,15 @@ class SandboxedPlugin:
             except Undelivered:  # once: what dies before it reads anything twice is no coincidence
                 reply, worker = self._deliver(hook, arguments, again=True)
             if reply.denials:
-                self._take_events(worker)
+                self._take_events(worker, (worker.call_id, hook))
             if type(reply) is Result:
                 return reply.value
             raise self._remote(reply, worker, hook)
 
     async def acall(self, hook: str, /, **arguments: Any) -> Any:
         """`call` from a coroutine, on a thread of the loop's executor. Cancelling does not stop a call that runs."""
+        import asyncio
+
         return await asyncio.to_thread(functools.partial(self.call, hook, **arguments))
 
     def _deliver(self, hook: str, arguments: dict[str, Any], *, again: bool = False) -> tuple[Any, Worker]:
@@ -170,7 +175,7 @@ class SandboxedPlugin:
             error: HostError = e.crash
         except HostError as e:
             error = e
-        self._take_events(worker)
+        self._take_events(worker, (worker.call_id, hook))
         error.plugin, error.hook = self.__name__, hook
         error.args = (f"plugin {self.__name__} {error}",) if isinstance(error, WorkerError) else error.args
         raise error
@@ -181,7 +186,9 @@ class SandboxedPlugin:
             _, kind, target, layer = reply.cause
             reason = reason_for(kind, target, self._effective)
             hint = advice(kind, target, reason)
-            if layer != "audit_hook":  # the hook reports its own over the event pipe
+            if reason == ALLOWED:  # by the host's own rules it is none, whatever the worker calls it
+                reply.cause = None
+            elif layer != "audit_hook":  # the hook reports its own over the event pipe
                 self._denials.add(kind, target, reason, layer, worker.pid, (worker.call_id, hook))
         return rebuild(reply, self.__name__, hook, worker.pid, hint)
 
@@ -238,20 +245,22 @@ class SandboxedPlugin:
         except (WorkerError, PermissionDenied) as e:
             if self._owner.on_failure == "raise":
                 raise
-            _log.warning("plugin %s, hook %s: %s", self.__name__, hook, e)
+            _log.warning("plugin %s, hook %s: %s", self.__name__, hook, visible(str(e)))
             seq, ts = self._owner._stamp()
-            self._owner._tell(
-                PluginFailed(seq, ts, self._identity, WorkerPid(self.pid or 0), hook, f"{type(e).__name__}: {e}")
-            )
+            # The class alone: its text may quote arguments, which an audit log must never hold.
+            self._owner._tell(PluginFailed(seq, ts, self._identity, WorkerPid(self.pid or 0), hook, type(e).__name__))
             self._owner._publish()
             return None
 
-    def _take_events(self, worker: Worker) -> None:
-        """Record the denials that wait on the event pipe, under the call that runs or ran last."""
+    def _take_events(self, worker: Worker, call: tuple[int, str] | None = None) -> None:
+        """Record the denials that wait on the event pipe, under `call`, or else the call that runs, if one does."""
+        if call is None:
+            call = (worker.call_id, worker.hook) if worker.busy else (0, "")
         with self._events_lock:
-            for kind, target, by_rule in worker.drain_events():
-                reason = DENY_RULE if by_rule else "no-rule"
-                self._denials.add(kind, target, reason, "audit_hook", worker.pid, (worker.call_id, worker.hook))
+            for kind, target, _ in worker.drain_events():
+                reason = reason_for(kind, target, self._effective)
+                if reason != ALLOWED:
+                    self._denials.add(kind, target, reason, "audit_hook", worker.pid, call)
 
     def _retire(self, worker: Worker) -> None:
         self._take_events(worker)
@@ -273,6 +282,8 @@ class SandboxedPlugin:
         worker = self._worker
         if worker is not None and worker.busy:
             worker.kill("closed")
+        if self._owner_thread == threading.get_ident():
+            return  # from a signal handler, in the middle of a call: that call's turn cleans up as it ends
         with self._turn():
             if self._worker is not None:
                 self._retire(self._worker)
@@ -298,6 +309,11 @@ class _Turn:
         self._plugin._owner_thread = me
 
     def __exit__(self, *_: object) -> None:
-        self._plugin._owner_thread = None
-        self._plugin._lock.release()
-        self._plugin._owner._publish()
+        plugin, owner = self._plugin, self._plugin._owner
+        if plugin._closed and plugin._worker is not None:
+            plugin._retire(plugin._worker)
+            owner._forget(plugin)
+        plugin._owner_thread = None
+        plugin._lock.release()
+        owner._publish()
+        owner._finish_closing()

@@ -10,20 +10,22 @@ import os
 import threading
 import time
 import weakref
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, Self
 
-from host.errors import HostError, ManifestError, Pending, WorkerError
+from host.errors import HostError, ManifestError, Pending, PluginStartError, WorkerError
 from host.model.events import Event, PluginName, WorkerExited, WorkerPid, WorkerStarted
 from host.model.grants import Effective, Grant, effective, requested
+from host.model.links import PlantedLink, resolve
 from host.model.manifest import Manifest, load_manifest
 from host.run import interpreter as interpreters
 from host.service.plugin import SandboxedPlugin
 from host.service.workers import Workers
-from host.store.audit_log import AuditLog
+from host.store.audit_log import AuditLog, AuditLogBroken
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
 
     from host.run.worker import Worker
 
@@ -40,8 +42,9 @@ class PluginHost:
     mapping gives one by plugin name. `ceiling`: a `Grant` that none may exceed. `minimum_tier`: below it nothing
     starts. `tier`: None for the strongest that this machine reaches, or the one to force. `on_failure`: ``"skip"``
     lets a hook call go on without a plugin that failed, ``"raise"`` raises. `on_event` gets frozen records
-    (`host.model.events`), on threads that call into this package and with no lock held; what it raises is logged. `audit`: path of a JSON Lines file. `start`: ``"exec"``. `data`:
-    folder for the plugins' private data, instead of ``$XDG_DATA_HOME/plughold/PROJECT``.
+    (`host.model.events`) one at a time and in order, while a call into this package runs, with no lock held; what it
+    raises is logged. `audit`: path of a JSON Lines file; what can't be audited does not run. `start`: ``"exec"``.
+    `data`: folder for the plugins' private data, instead of ``$XDG_DATA_HOME/plughold/PROJECT``.
 
     Raises ValueError for an option that is none, LockdownUnavailable where the tier can't be reached, OSError where
     the audit log can't be opened.
@@ -63,17 +66,20 @@ class PluginHost:
     ) -> None:
         if on_failure not in ("skip", "raise") or start != "exec":
             raise ValueError('on_failure is "skip" or "raise", start is "exec"')
+        _check_types(project_name, grants, ceiling, on_event)
         self.project_name: Final = project_name
         self.on_failure: Final = on_failure
         self._grants = grants
         self._ceiling = ceiling
         self._on_event = on_event
         self._plugins: dict[str, SandboxedPlugin] = {}
+        self._writable: set[str] = set()  # by any plugin so far: what one put there outlives it
         self._lock = threading.Lock()
         self._sequence = itertools.count(1)
         self._owner = os.getpid()
         self._closed = False
         self._untold: collections.deque[Event] = collections.deque()
+        self._telling = threading.Lock()  # never waited for
         self._audit = AuditLog(audit) if audit is not None else None
         self._unaudited: OSError | None = None
         try:
@@ -121,6 +127,12 @@ class PluginHost:
         self._closed = True
         for plugin in list(self._plugins.values()):
             plugin.close()
+        self._finish_closing()
+
+    def _finish_closing(self) -> None:
+        """The rest of `close`, once no plugin has a worker: one that a signal handler closed in a call ends with it."""
+        if not self._closed or any(plugin._worker is not None for plugin in self._plugins.values()):
+            return
         self._workers.close()
         if self._audit is not None:
             self._audit.close()
@@ -148,7 +160,17 @@ class PluginHost:
         if manifest.environment == "host":
             implied += [("fs.read", folder) for folder in interpreters.site_packages()]
         requests = requested(manifest, variables, implied)
-        return effective(manifest, requests, self._grant_for(manifest), self._ceiling, variables, os.path.realpath)
+        asked = (request.target for request in requests if request.kind == "fs.write" and request.target != "*")
+        writable = {*self._writable, variables["data"], *map(os.path.realpath, asked)}
+        try:
+            found = effective(
+                manifest, requests, self._grant_for(manifest), self._ceiling, variables,
+                lambda path: resolve(path, writable, _readlink),
+            )  # fmt: skip
+        except PlantedLink as e:
+            raise PluginStartError(f"plugin {manifest.name} is not started: {e}", plugin=manifest.name) from None
+        self._writable |= {"/" if rule.text == "*" else rule.text for rule in found.allow.get("fs.write", ())}
+        return found
 
     def _grant_for(self, manifest: Manifest) -> Grant | None:
         """The plugin's grant, None for all that it requests."""
@@ -180,7 +202,13 @@ class PluginHost:
             return plugin._effective
 
         try:
-            worker = self._workers.start(plugin._manifest, decide, plugin._take_events, self._noticed)
+            worker = self._workers.start(
+                plugin._manifest,
+                decide,
+                plugin._take_events,
+                self._noticed,
+                lambda worker: self._say_ended(plugin, worker),
+            )
         except WorkerError as e:
             e.plugin, e.args = name, (e.args[0] if str(e).startswith(f"plugin {name} ") else f"plugin {name} {e}",)
             raise
@@ -196,6 +224,9 @@ class PluginHost:
 
     def _stop(self, plugin: SandboxedPlugin, worker: Worker) -> None:
         self._workers.stop(worker)
+        self._say_ended(plugin, worker)
+
+    def _say_ended(self, plugin: SandboxedPlugin, worker: Worker) -> None:
         seq, ts = self._stamp()
         pid, why = WorkerPid(worker.pid), worker.ended or ""
         self._tell(WorkerExited(seq, ts, plugin._identity, pid, worker.exit_code, worker.signal, why))
@@ -220,28 +251,36 @@ class PluginHost:
                 self._audit.write(event)
             except OSError as e:
                 self._unaudited = e
-                _log.error("the audit log can't be written: %s", e)  # noqa: TRY400 - no bug of ours to trace
+                _log.error("the audit log can't be written: %s", e)
         if self._on_event is not None:
             self._untold.append(event)
 
     def _publish(self) -> None:
-        """Give `on_event` what waits for it, in order; its exceptions stay here. Called with no lock held."""
-        while self._on_event is not None:
+        """Give `on_event` what waits for it, one at a time and in order. Called with no lock held.
+
+        Whoever finds another thread at it, or itself further up the stack, leaves its events to that one.
+        """
+        while self._untold and self._telling.acquire(blocking=False):
             try:
-                event = self._untold.popleft()
-            except IndexError:
-                return
+                while self._untold:
+                    self._tell_application(self._untold.popleft())
+            finally:
+                self._telling.release()
+
+    def _tell_application(self, event: Event) -> None:
+        if self._on_event is not None:
             try:
                 self._on_event(event)
-            except Exception:
+            except Exception:  # noqa: BLE001 - its own affair: the plugins go on
                 _log.exception("on_event raised for %s", event.event)
 
     def _check_open(self) -> None:
         if self._unaudited is not None:
-            raise HostError(f"nothing runs unaudited, and the audit log can't be written: {self._unaudited.strerror}")
+            raise AuditLogBroken(f"nothing runs unaudited: the audit log can't be written ({self._unaudited.strerror})")
         if self._closed:
-            text = "a forked child can't use its parent's" if self._owner != os.getpid() else "closed:"
-            raise HostError(f"{text} PluginHost({self.project_name!r})")
+            name = f"PluginHost({self.project_name!r})"
+            forked = self._owner != os.getpid()
+            raise HostError(f"a forked child can't use its parent's {name}" if forked else f"{name} is closed")
 
     def _abandon(self) -> None:
         """In a forked child: this host is dead here, and nothing of the parent's is touched."""
@@ -253,6 +292,28 @@ class PluginHost:
             plugin._die()
         if self._audit is not None:
             self._audit.abandon()
+
+
+def _check_types(project_name: object, grants: object, ceiling: object, on_event: object) -> None:
+    """TypeError for what would be noticed late, or taken for more than was meant."""
+    if not isinstance(project_name, str) or not project_name:
+        raise TypeError("project_name is the name of a pluggy project")
+    if isinstance(grants, Mapping):
+        if not all(isinstance(name, str) and isinstance(grant, Grant) for name, grant in grants.items()):
+            raise TypeError("a mapping of grants gives a host.Grant by plugin name")
+    elif not isinstance(grants, str | os.PathLike | Grant):
+        raise TypeError('grants is "requested", a path, a host.Grant, or a mapping of plugin names to host.Grant')
+    if ceiling is not None and not isinstance(ceiling, Grant):
+        raise TypeError("ceiling is a host.Grant")
+    if on_event is not None and not callable(on_event):
+        raise TypeError("on_event is a callable")
+
+
+def _readlink(path: str) -> str | None:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return None
 
 
 _hosts: Final[weakref.WeakSet[PluginHost]] = weakref.WeakSet()

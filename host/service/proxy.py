@@ -12,6 +12,8 @@ import keyword
 import types
 from typing import TYPE_CHECKING, Any, Final, final
 
+from host.model.sanitise import visible
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -25,7 +27,7 @@ class Omitted:
     __slots__ = ("_text",)
 
     def __init__(self, text: str) -> None:
-        self._text = text
+        self._text = visible(text)
 
     def __repr__(self) -> str:
         return self._text

@@ -16,13 +16,15 @@ if TYPE_CHECKING:
 
     from sandbox_worker.messages import Error
 
-# ExceptionGroup holds exceptions, which do not cross; warnings are raised only where a filter asks for it, but may be.
+# Left out: groups hold exceptions, which do not cross; a StopIteration can't leave a coroutine (PEP 479), and would
+# end a caller's loop silently; a syntax error's fields are indexes into text that the traceback module trusts.
+_LEFT_OUT: Final = (BaseExceptionGroup, StopIteration, StopAsyncIteration, SyntaxError)
 BUILTINS: Final[Mapping[str, type[Exception]]] = types.MappingProxyType(
     {
         name: value
         for name, value in vars(builtins).items()
         if isinstance(value, type) and issubclass(value, Exception) and name == value.__name__
-        if not issubclass(value, BaseExceptionGroup)
+        if not issubclass(value, _LEFT_OUT)
     }
 )
 
@@ -48,10 +50,31 @@ def _make(error: Error, plugin: str, hook: str, pid: int, hint: str) -> Exceptio
         message = f"plugin {plugin} exceeded its limit of {limit}: {text}"
         return ResourceLimitExceeded(message, limit=limit, plugin=plugin, hook=hook, pid=pid)
     kind = BUILTINS.get(error.type_name)
-    if kind is not None:
-        try:
-            return kind(*(visible(a, 8192, multiline=True) if isinstance(a, str) else a for a in error.arguments))
-        except (TypeError, ValueError):
-            pass  # arguments that this builtin does not take: it arrives as a PluginError
+    if kind is not None and (made := _builtin(kind, error.arguments)) is not None:
+        return made
     name = visible(error.type_name, 200)
     return PluginError(f"plugin {plugin} raised {name}: {text}", remote_type=name, plugin=plugin, hook=hook)
+
+
+def _builtin(kind: type[Exception], arguments: tuple[object, ...]) -> Exception | None:
+    """An exception of `kind`, or None for arguments that it does not take: then it arrives as a PluginError."""
+    if issubclass(kind, UnicodeError) and kind is not UnicodeError and not _in_range(arguments):
+        return None
+    # The object of a Unicode error is indexed by its start and end: made visible, it would be another text.
+    shown = arguments if issubclass(kind, UnicodeError) else tuple(map(_shown, arguments))
+    try:
+        return kind(*shown)
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def _shown(argument: object) -> object:
+    return visible(argument, 8192, multiline=True) if isinstance(argument, str) else argument
+
+
+def _in_range(arguments: tuple[object, ...]) -> bool:
+    """Whether start and end of a Unicode error lie in its object: CPython reads there without looking."""
+    match arguments[-4:]:
+        case ((str() | bytes()) as text, int() as start, int() as end, str()):
+            return 0 <= start < end <= len(text)
+    return False

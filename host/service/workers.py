@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-import stat
+import secrets
 import tempfile
 import threading
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from host.errors import HostError, PluginStartError
 from host.model import plan
 from host.model.manifest import expand
 from host.run import interpreter as interpreters
 from host.run.launch import Launch
+from host.run.quota import Quota, QuotaWatcher
 from host.run.spawner import Spawner
 from host.run.tiers import PROOFS, choose
-from host.run.watcher import Disk, Watch, Watcher
+from host.run.watcher import Watch, Watcher
 from host.run.worker import Worker
 from sandbox_worker import wire
 from sandbox_worker.permissions import Rule, parse_rule
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from host.model.grants import Effective
-    from host.model.manifest import Manifest
+    from host.model.manifest import Limits, Manifest
 
-_PROBES: Final = ("/proc/self/stat", "/")
+_PROBES: Final = ("/proc/self/stat", "/", "/sys", "/dev/zero")
 """Readable by anyone and outside what a plugin is granted: opening one must fail in a worker."""
 
 
@@ -44,6 +44,8 @@ class Workers:
         self._temporary: dict[Worker, str] = {}
         self._spawner: Spawner | None = None
         self._watcher = Watcher()
+        self._quotas = QuotaWatcher()
+        self._kept: dict[str, Quota] = {}
         try:
             abilities = None if tier == "hooked" else self._live_spawner().abilities
             self.tier: Final = choose(abilities, minimum_tier, tier)
@@ -68,43 +70,66 @@ class Workers:
         decide: Callable[[dict[str, str]], Effective],
         on_denials: Callable[[Worker], None],
         on_end: Callable[[Worker], None],
+        on_failed: Callable[[Worker], None],
     ) -> Worker:
         """A worker that is locked down, proven, and has loaded the plugin; `decide` takes the variables' values.
 
-        Raises PluginStartError and what `decide` raises.
+        `on_failed` gets a worker that was started and ended all the same. Raises PluginStartError, and what `decide`
+        raises.
         """
         tmp = tempfile.mkdtemp(prefix="plughold-") if _uses(manifest, "${tmp}") else None
         try:
             self._make_data(manifest)
             variables = self.variables(manifest, os.path.realpath(tmp) if tmp else "/tmp")  # noqa: S108 - a placeholder
             effective = decide(variables)
-            launch = self._plan(manifest, effective, variables, tmp)
-            spawner = None if self.tier == "hooked" else self._live_spawner()
-            worker = Worker(launch, effective.limits, self._interpreter, spawner, self._watcher)
+            launch = self._plan(manifest, effective, variables)
+            quota = self._quota(manifest.name, launch, tmp)
+            worker = self._launch(launch, effective.limits)
         except BaseException:
             _remove(tmp)
             raise
         if tmp is not None:
             self._temporary[worker] = tmp
-        writable = Disk(tuple(path for path, access in launch.rules if "w" in access))
-        self._watcher.add(Watch(worker, lambda: on_denials(worker), lambda: on_end(worker), writable))
+        self._watcher.add(Watch(worker, lambda: on_denials(worker), lambda: on_end(worker)))
+        self._quotas.add(worker, quota, (os.path.realpath(tmp),) if tmp is not None else ())
         try:
             worker.handshake(launch.settings, PROOFS[self.tier])
         except BaseException:
             on_denials(worker)
             self.stop(worker)
+            on_failed(worker)
             raise
         return worker
+
+    def _quota(self, name: str, launch: Launch, tmp: str | None) -> Quota:
+        """The plugin's quota over all its workers; a new one where it may write elsewhere now."""
+        private = os.path.realpath(tmp) if tmp is not None else None
+        paths = tuple(path for path, access in launch.rules if "w" in access and path != private)
+        with self._lock:
+            known = self._kept.get(name)
+        quota = known if known is not None and known.granted == paths else Quota(paths)
+        with self._lock:
+            self._kept[name] = quota
+        return quota
+
+    def _launch(self, launch: Launch, limits: Limits) -> Worker:
+        try:
+            spawner = None if self.tier == "hooked" else self._live_spawner()
+            return Worker(launch, limits, self._interpreter, spawner, self._watcher)
+        except (OSError, HostError) as e:  # no descriptors or processes left, a spawner that died just now
+            raise PluginStartError(f"has no worker: {e}") from e
 
     def stop(self, worker: Worker) -> None:
         """End a worker, reap it, give back its descriptors and its temporary folder. Idempotent."""
         self._watcher.remove(worker)
+        self._quotas.remove(worker)
         worker.close()
         _remove(self._temporary.pop(worker, None))
 
     def close(self) -> None:
         """End the watcher and the spawner; workers that are left die with it."""
         self._watcher.close()
+        self._quotas.close()
         if self._spawner is not None:
             self._spawner.close()
 
@@ -113,6 +138,7 @@ class Workers:
         for worker in workers:
             worker.abandon()
         self._watcher.abandon()
+        self._quotas.abandon()
         if self._spawner is not None:
             self._spawner.abandon()
 
@@ -143,19 +169,19 @@ class Workers:
 
     # --- what a worker is started with
 
-    def _plan(self, manifest: Manifest, effective: Effective, variables: dict[str, str], tmp: str | None) -> Launch:
-        mine = [variables[name] for name in ("data", "tmp") if _uses_for_writing(manifest, f"${{{name}}}")]
+    def _plan(self, manifest: Manifest, effective: Effective, variables: dict[str, str]) -> Launch:
+        writable = {name for name in ("data", "tmp") if _may_write(manifest, effective, name)}
+        mine = [os.path.realpath(variables[name]) for name in sorted(writable)]
         places = plan.Places(
             path=(str(manifest.path), *(interpreters.site_packages() if manifest.environment == "host" else ())),
-            readable=(*self._interpreter.readable, *map(os.path.realpath, mine)),
+            readable=(*self._interpreter.readable, *mine),
             devices=self._interpreter.devices,
             hidden=self._interpreter.hidden,
         )
         tables = {
-            kind: plan.hook_table(kind, effective, _spelled(manifest, kind, variables), places)
+            kind: plan.hook_table(kind, effective, _spelled(manifest, effective, kind, variables), places)
             for kind in plan.FILE_KINDS
         }
-        readable = (*places.path, *map(os.path.realpath, mine))
         settings = plan.settings(
             tables,
             places,
@@ -167,15 +193,15 @@ class Workers:
             packages=dict(self._interpreter.packages),
             libraries=[folder + "/" for folder in self._interpreter.libraries],
             trusted=self._trusted(manifest),
-            probe=next(path for path in _PROBES if not plan.allows(tables["fs.read"], path)),
+            probe=_probe(manifest, tables["fs.read"]),
             result_size=effective.limits.result_size,
         )
         return Launch(
             tier=self.tier,
             settings=settings,
-            rules=tuple(plan.kernel_rules(effective, readable, _children)),
+            rules=tuple(plan.kernel_rules(effective, (*places.path, *mine), _children)),
             limits=plan.resource_limits(effective.limits),
-            environment=plan.environment(effective, os.environ, tmp if mine and tmp in mine else None),
+            environment=plan.environment(effective, os.environ, variables["tmp"] if "tmp" in writable else None),
             folder=str(manifest.path),
         )
 
@@ -187,16 +213,31 @@ class Workers:
         ]
 
 
+def _probe(manifest: Manifest, table: plan.Table) -> str:
+    for path in _PROBES:
+        if not plan.allows(table, path):
+            return path
+    text = f"plugin {manifest.name} may read everything: then there is nothing left to prove its walls with"
+    raise PluginStartError(text, plugin=manifest.name)
+
+
 def _uses(manifest: Manifest, variable: str) -> bool:
     return any(entry.target.startswith(variable) for entry in manifest.permissions)
 
 
-def _uses_for_writing(manifest: Manifest, variable: str) -> bool:
-    return any(entry.kind == "fs.write" and entry.target == variable for entry in manifest.permissions)
+def _granted(manifest: Manifest, effective: Effective, kind: str) -> list[str]:
+    """The requests of `kind` as written, without the optional ones that were not granted."""
+    targets = [entry.target for entry in manifest.permissions if entry.kind == kind]
+    return [target for target in targets if (kind, target) not in effective.withheld]
 
 
-def _spelled(manifest: Manifest, kind: str, variables: dict[str, str]) -> list[Rule]:
-    return [parse_rule(kind, expand(e.target, variables)) for e in manifest.permissions if e.kind == kind]
+def _may_write(manifest: Manifest, effective: Effective, name: str) -> bool:
+    """Whether the whole folder behind a variable is granted for writing."""
+    return f"${{{name}}}" in _granted(manifest, effective, "fs.write")
+
+
+def _spelled(manifest: Manifest, effective: Effective, kind: str, variables: dict[str, str]) -> list[Rule]:
+    return [parse_rule(kind, expand(target, variables)) for target in _granted(manifest, effective, kind)]
 
 
 def _children(folder: str) -> list[str] | None:
@@ -207,16 +248,23 @@ def _children(folder: str) -> list[str] | None:
 
 
 def _remove(folder: str | None) -> None:
-    """Remove a temporary folder whatever modes the plugin left in it."""
-    if folder is None:
-        return
+    """Remove a temporary folder, whatever modes, names and depth the plugin left in it.
 
-    def make_writable(function: Callable[..., Any], path: str, _error: object) -> None:
-        with contextlib.suppress(OSError):
-            for name in (os.path.dirname(path), path):
-                if not stat.S_ISLNK(os.lstat(name).st_mode):
-                    os.chmod(name, 0o700)
-            function(path)
-
-    with contextlib.suppress(HostError):
-        shutil.rmtree(folder, onerror=make_writable)
+    What lies deeper is moved up first: a path may be longer than the kernel takes (path_resolution(7)), and a tree
+    deeper than Python recurses.
+    """
+    todo = [folder] if folder is not None else []
+    with contextlib.suppress(OSError):
+        while todo:
+            os.chmod(todo[-1], 0o700)
+            with os.scandir(todo[-1]) as found:
+                entries = list(found)
+            if not entries:
+                os.rmdir(todo.pop())
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    os.chmod(entry.path, 0o700)  # moving it writes its `..`, rename(2)
+                    todo.append(os.path.join(todo[0], secrets.token_hex(16)))
+                    os.rename(entry.path, todo[-1])
+                else:
+                    os.unlink(entry.path)

@@ -6,10 +6,18 @@ import errno
 import json
 import os
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
+
+from host.errors import HostError
 
 if TYPE_CHECKING:
     from host.model.events import Event
+
+
+class AuditLogBroken(HostError):
+    """The audit log can't be written any more; an audit is never optional."""
+
+    status: ClassVar[int] = 10
 
 
 class AuditLog:
