@@ -58,5 +58,5 @@ def test_what_a_worker_printed_last_is_told() -> None:
 
 
 def test_a_line_of_the_manifest_is_proposed_only_where_there_is_one() -> None:
-    assert "under [permissions]" in failures.next_step("env", 'env = ["X"]')
+    assert "[permissions]" in failures.next_step("env", 'env = ["X"]')
     assert failures.next_step("run", "run can't be granted in this version.") == "run can't be granted in this version."

@@ -104,6 +104,7 @@ def test_inherited_signal_settings_reach_no_worker(tmp_path: Path) -> None:
         "code += 'signal.pthread_sigmask(signal.SIG_BLOCK, ()))).encode())'\n"
         "reply, log, status = host.run(code, tier='filtered')\n"
         "print(reply.decode(), status)\n"
+        "host.close()\n"
     )
     done = subprocess.run([sys.executable, "-B", script], capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert done.stdout == "(True, set()) 0\n", done.stderr

@@ -97,8 +97,7 @@ class Host:
 
     def __init__(self, *, user: int | None = None, before: str = "", base: bool = True) -> None:
         """As `user` with the system's interpreter, or as ourselves with our own; `before` runs in the spawner."""
-        self._copies = tempfile.TemporaryDirectory(prefix="plughold-walls-")
-        Path(self._copies.name).chmod(0o755)
+        self._copies = contextlib.ExitStack()
         python = SYSTEM_PYTHON if user is not None else sys.executable
         self.interpreter = str(Path(python).resolve())
         self.control, theirs = socket.socketpair()
@@ -202,7 +201,7 @@ class Host:
             worker = self._workers.pop()
             worker.hang_up()
             os.close(worker.pidfd)
-        self._copies.cleanup()
+        self._copies.close()
         return code
 
     def _read(self, size: int) -> bytes:
@@ -219,7 +218,8 @@ class Host:
         package = Path(msgpack.__file__).parent
         if user is None:
             return [str(CHECKOUT), str(package.parent)]
-        shutil.copytree(CHECKOUT / "sandbox_worker", f"{self._copies.name}/sandbox_worker")
-        shutil.copytree(package, f"{self._copies.name}/msgpack", ignore=shutil.ignore_patterns("*.so"))
-        subprocess.run(["/bin/chmod", "-R", "a+rX", self._copies.name], check=True)
-        return [self._copies.name]
+        folder = Path(self._copies.enter_context(tempfile.TemporaryDirectory(prefix="plughold-walls-")))
+        shutil.copytree(CHECKOUT / "sandbox_worker", folder / "sandbox_worker")
+        shutil.copytree(package, folder / "msgpack", ignore=shutil.ignore_patterns("*.so"))
+        subprocess.run(["/bin/chmod", "-R", "a+rX", folder], check=True)
+        return [str(folder)]

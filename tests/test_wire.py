@@ -1,0 +1,318 @@
+"""Promises of the wire: plain values round-trip, frames cut anywhere, and no bytes do harm before they are refused."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import msgpack
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from sandbox_worker import wire
+from sandbox_worker.errors import Unsendable, WireError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+TEXT: Final = st.text(st.characters(codec="utf-8"), max_size=20)
+SCALARS: Final = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(1 << 63), (1 << 64) - 1)
+    | st.floats(allow_nan=False)
+    | TEXT
+    | st.binary(max_size=20)
+)
+PLAIN: Final = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=5) | st.dictionaries(TEXT, inner, max_size=5), max_leaves=30
+)
+
+QUICK: Final = 1.0
+"""Seconds of processor time within which a frame of up to 2 MiB is refused."""
+SLIM: Final = 4 << 20
+"""Bytes that resident memory may grow by at its peak, beyond the frame's own size."""
+
+
+def body(value: object) -> bytes:
+    """The body of the frame that holds `value`."""
+    return wire.Encoder().encode([value])[wire.HEADER :]
+
+
+def refused_cheaply(data: bytes) -> bool:
+    """Whether `decode` refuses `data` within QUICK and SLIM."""
+    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM (proc(5))
+    before, started = memory("VmRSS"), time.thread_time()
+    with pytest.raises(WireError):
+        wire.decode(data)
+    return time.thread_time() - started < QUICK and memory("VmHWM") - before < len(data) + SLIM
+
+
+def memory(field: str) -> int:
+    """A size in /proc/self/status, in bytes."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition(field + ":")[2].split()[0]) << 10
+
+
+# --- values
+
+
+@given(PLAIN)
+def test_every_plain_value_arrives_as_it_was_sent(value: object) -> None:
+    wire.check(value)
+    assert wire.decode(body(value)) == [value]
+
+
+@given(PLAIN)
+def test_types_arrive_too_so_that_true_is_not_1_nor_bytes_text(value: object) -> None:
+    arrived: Any = wire.decode(body(value))
+    assert type(arrived[0]) is type(value)
+
+
+def test_a_tuple_arrives_as_a_list() -> None:
+    value = (1, ("a", ()), {"k": (None,)})
+    wire.check(value)
+    assert wire.decode(body(value)) == [[1, ["a", []], {"k": [None]}]]
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan"), -0.0])
+def test_special_floats_cross_unchanged(value: float) -> None:
+    assert repr(wire.decode(body(value))) == repr([value])
+
+
+def test_int_bounds_are_those_of_64_bits() -> None:
+    for value in (-(1 << 63), (1 << 64) - 1):
+        wire.check(value)
+        assert wire.decode(body(value)) == [value]
+
+
+@pytest.mark.parametrize("value", [-(1 << 63) - 1, 1 << 64, 1 << 1000])
+def test_an_int_beyond_64_bits_is_named_and_not_sent(value: int) -> None:
+    with pytest.raises(Unsendable, match="int beyond 64 bits"):
+        wire.check(value)
+    with pytest.raises(Unsendable):
+        body(value)
+
+
+class Lying(str):
+    """A subclass of a plain type is no plain type."""
+
+    __slots__ = ()
+
+
+UNSENDABLE: Final = {
+    "set": {1},
+    "function": len,
+    "class": int,
+    "complex": 1j,
+    "bytearray": bytearray(b"x"),
+    "subclass of str": Lying("x"),
+    "range": range(3),
+    "exception": ValueError("x"),
+    "object": object(),
+    "memoryview": memoryview(b"x"),
+    "lone surrogate": "\ud800",
+    "bool as key": {True: 1},
+    "tuple as key": {(): 1},
+    "bytes as key": {b"a": 1},
+    "surrogate in a key": {"\udcff": 1},
+    "subclass as key": {Lying("x"): 1},
+}
+
+
+@pytest.mark.parametrize("value", UNSENDABLE.values(), ids=UNSENDABLE.keys())
+def test_what_is_not_plain_is_refused_before_it_is_sent(value: object) -> None:
+    with pytest.raises(Unsendable):
+        wire.check(value)
+    with pytest.raises(Unsendable):
+        wire.check([1.0, value])
+
+
+PATHS: Final = {
+    "": object(),
+    "[2]": [1, 2, object()],
+    "['a']": {"a": object()},
+    "[0]['rows'][3]['when']": [{"rows": [0, 1, 2, {"when": object()}]}],
+    "[1][0]": (1.0, ({1},)),
+}
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_check_names_the_path_of_what_cannot_cross(path: str) -> None:
+    with pytest.raises(Unsendable) as caught:
+        wire.check(PATHS[path])
+    assert caught.value.where == path
+
+
+def test_check_names_the_type_with_its_module() -> None:
+    with pytest.raises(Unsendable, match=r"tests?\.?.*Lying|test_wire\.Lying"):
+        wire.check([Lying("x")])
+
+
+def test_long_keys_are_cut_in_the_path() -> None:
+    with pytest.raises(Unsendable) as caught:
+        wire.check({"k" * 5000: object()})
+    assert len(caught.value.where) < 100
+
+
+def nested(depth: int, *, as_dict: bool = False) -> Any:
+    """An empty container inside `depth - 1` others."""
+    value: Any = {} if as_dict else []
+    for _ in range(depth - 1):
+        value = {"k": value} if as_dict else [value]
+    return value
+
+
+@pytest.mark.parametrize("as_dict", [False, True])
+def test_the_deepest_value_that_check_lets_pass_is_accepted_by_decode(as_dict: bool) -> None:
+    """`check` counts from where a value stands in a call: [CALL, id, hook, {name: value}] is two deep."""
+    deepest = max(n for n in range(1, wire.MAX_DEPTH + 5) if sendable(nested(n, as_dict=as_dict)))
+    assert wire.decode(wire.Encoder().encode([1, 1, "hook", {"name": nested(deepest, as_dict=as_dict)}])[4:])
+
+
+def sendable(value: object) -> bool:
+    """Whether `check` lets `value` pass."""
+    try:
+        wire.check(value)
+    except Unsendable:
+        return False
+    return True
+
+
+def test_a_value_that_holds_itself_is_refused() -> None:
+    ring: list[object] = []
+    ring.append(ring)
+    with pytest.raises(Unsendable, match="nested deeper"):
+        wire.check(ring)
+
+
+# --- hostile bytes
+
+
+@given(st.binary(max_size=2000))
+@example(b"")
+@example(b"\xc1")
+@example(b"\xd4\x05\x00")
+@example(b"\xd6\xff\x00\x00\x00\x00")
+@example(b"\x81\xa1a")
+@example(b"\x81\x90\xc0")
+@example(b"\x81\xc0\xc0")
+@example(b"\xa1\xff")
+@example(b"\x90\x90")
+def test_no_bytes_raise_anything_but_wire_error(data: bytes) -> None:
+    with contextlib.suppress(WireError):
+        wire.decode(data)
+
+
+@given(st.binary(max_size=500), st.integers(0, 40))
+def test_no_long_bytes_raise_anything_but_wire_error(data: bytes, repeats: int) -> None:
+    """Beyond a few kilobytes the headers are walked before msgpack sees the body: another path, the same promise."""
+    with contextlib.suppress(WireError):
+        wire.decode(data * repeats * 10)
+
+
+@given(st.binary(min_size=1, max_size=400))
+def test_the_walk_over_the_headers_refuses_nothing_that_is_one_plain_value(data: bytes) -> None:
+    """Whatever the unpacker takes, the walk takes, and the walk alone raises nothing but WireError."""
+    try:
+        msgpack.unpackb(data, strict_map_key=True, ext_hook=no_extension, max_ext_len=0)
+    except (ValueError, TypeError, OverflowError):
+        with contextlib.suppress(WireError):
+            wire._measure(data)
+    else:
+        wire._measure(data)
+
+
+def no_extension(_code: int, _data: bytes) -> object:
+    """Extensions are no plain values."""
+    raise ValueError
+
+
+HOSTILE: Final[dict[str, Callable[[], bytes]]] = {
+    "10,000 arrays deep": lambda: b"\x91" * 10_000 + b"\xc0",
+    "10,000 maps deep": lambda: b"\x81\xa1k" * 10_000 + b"\xc0",
+    "a hundred arrays deep in a short frame": lambda: b"\x91" * 100 + b"\xc0",
+    "array32 that claims 4 Gi items": lambda: b"\xdd\xff\xff\xff\xff",
+    "array32 of a million that are not there": lambda: b"\xdd\x00\x0f\xff\xff" + b"\xc0" * 100,
+    "array32 of 256 Mi in a long frame": lambda: b"\xdd\x10\x00\x00\x00" + b"\xc0" * 100_000,
+    "map32 that claims 4 Gi pairs": lambda: b"\xdf\xff\xff\xff\xff",
+    "bin32 that claims 4 GiB": lambda: b"\xc6\xff\xff\xff\xff" + b"x" * 50_000,
+    "str32 that claims 4 GiB": lambda: b"\xdb\xff\xff\xff\xff" + b"x" * 50_000,
+    "ext32 that claims 4 GiB": lambda: b"\xc9\xff\xff\xff\xff\x01" + b"x" * 50_000,
+    "a thousand array32 claims side by side": lambda: b"\xdc\x03\xe8" + b"\xdd\x00\x0f\xff\xff" * 1000,
+    "2 Mi empty arrays": lambda: b"\xdd\x00\x20\x00\x00" + b"\x90" * (1 << 21),
+    "2 Mi nil in nested arrays": lambda: b"\xdc\x00\x20" + (b"\xdd\x00\x01\x00\x00" + b"\xc0" * (1 << 16)) * 32,
+    "false claims that add up to the depth": lambda: b"\xdd\x00\x0f\xff\xff" * 63,
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_claim_is_refused_quickly_and_without_memory(name: str) -> None:
+    assert refused_cheaply(HOSTILE[name]())
+
+
+def test_exactly_the_greatest_number_of_items_passes_and_one_more_does_not() -> None:
+    def array(count: int) -> bytes:
+        return b"\xdd" + count.to_bytes(4, "big") + b"\xc0" * count
+
+    assert wire.decode(array(wire.MAX_ITEMS - 1)) == [None] * (wire.MAX_ITEMS - 1)
+    assert refused_cheaply(array(wire.MAX_ITEMS))
+
+
+@pytest.mark.parametrize("code", [-1, 0, 5, 127])
+def test_extension_types_do_not_cross(code: int) -> None:
+    """Timestamp (-1) included: what would be made of one is an object of a class, not data."""
+    with pytest.raises(WireError):
+        wire.decode(msgpack.packb([msgpack.ExtType(code, b"1234")]) if code >= 0 else b"\x91\xd6\xff\x00\x00\x00\x01")
+
+
+def test_the_refusal_quotes_nothing_of_what_came() -> None:
+    with pytest.raises(WireError) as caught:
+        wire.decode(b"\xa9\x1b[2Jsecret" + b"rest")
+    assert "secret" not in str(caught.value)
+
+
+# --- frames
+
+
+def frames(reader: wire.FrameReader, chunks: list[bytes]) -> list[bytes]:
+    """Every body that comes out, read as both sides read: feed, then what is whole already."""
+    found = []
+    for chunk in chunks:
+        got = reader.feed(chunk)
+        while got is not None:
+            found.append(got)
+            got = reader.next()
+    return found
+
+
+@given(st.lists(st.binary(max_size=50), max_size=6), st.lists(st.integers(0, 400), max_size=12))
+def test_any_chunking_gives_the_same_frames_as_one_feed(bodies: list[bytes], cuts: list[int]) -> None:
+    stream = b"".join(len(b).to_bytes(4, "big") + b for b in bodies)
+    at = sorted({0, *(min(cut, len(stream)) for cut in cuts), len(stream)})
+    chunks = [stream[a:b] for a, b in itertools.pairwise(at)]
+    assert frames(wire.FrameReader(1000), chunks) == frames(wire.FrameReader(1000), [stream]) == bodies
+
+
+def test_bytes_behind_a_frame_are_pending() -> None:
+    reader = wire.FrameReader(100)
+    assert reader.feed(b"\0\0\0\1x" + b"\0\0") == b"x"
+    assert reader.pending == 2
+
+
+@pytest.mark.parametrize("data", [b"\xff\xff\xff\xff", b"\0\0\0\x65" + b"x" * 101, b"\0\0\1\0" + b"x"])
+def test_a_length_beyond_the_limit_is_refused_as_soon_as_it_is_claimed(data: bytes) -> None:
+    with pytest.raises(WireError):
+        wire.FrameReader(100).feed(data)
+
+
+def test_a_frame_of_exactly_the_limit_passes() -> None:
+    assert wire.FrameReader(100).feed(b"\0\0\0\x64" + b"x" * 100) == b"x" * 100
+
+
+def test_a_frame_begins_with_its_length_in_four_bytes_big_endian() -> None:
+    assert wire.Encoder().encode([1, None]) == b"\0\0\0\x03" + b"\x92\x01\xc0"
