@@ -37,6 +37,9 @@ HOOKS_LIMIT: Final = 1000
 PARAMETERS_LIMIT: Final = 100
 ARGUMENTS_LIMIT: Final = 16
 
+RESOLVE_PREFIX: Final = "/proc/self/plughold-resolve/"
+"""A worker that opens this and a name asks the broker to look the name up: no file of this name ever exists."""
+
 LAYERS: Final = ("audit_hook", "landlock", "seccomp")
 LIMITS: Final = ("memory", "open_files", "file_size", "result_size")
 STAGES: Final = ("lockdown", "import", "hooks")

@@ -45,7 +45,7 @@ class Watch:
         self.call_id = -1
         self.cpu_at_call = 0.0
         self.process: psutil.Process | None = None
-        self.listened = {worker.events, worker.output, worker.pidfd}
+        self.listened = {worker.events, worker.output, worker.refusals, worker.pidfd} - {-1}
 
 
 class Disk:
@@ -176,7 +176,7 @@ class Watcher:
             ended = worker.pidfd in news
             if ended:
                 watch.listened.clear()
-        if worker.events in news:
+        if worker.events in news or worker.refusals in news:
             watch.on_denials()
         if ended:
             watch.on_end()

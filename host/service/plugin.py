@@ -17,7 +17,7 @@ from host.service.proxy import BadHook, check, function
 from host.service.remote_errors import rebuild
 from sandbox_worker import wire
 from sandbox_worker.errors import DENY_RULE, Unsendable
-from sandbox_worker.messages import Hook, Result
+from sandbox_worker.messages import Error, Hook, Result
 
 if TYPE_CHECKING:
     from host.model.events import PermissionDecision
@@ -59,6 +59,7 @@ class SandboxedPlugin:
         self._logs: list[str] = []
         self._events_lock = threading.Lock()  # who waits for it finds recorded what another thread has drained
         self._denials = Denials(self._identity, owner._tell, owner._stamp)
+        self._refused: tuple[tuple[int, int], tuple[str, str]] | None = None  # the broker's last: worker and call, what
 
     def __repr__(self) -> str:
         return f"<SandboxedPlugin {self.__name__!r} {self.state}>"
@@ -177,13 +178,22 @@ class SandboxedPlugin:
 
     def _remote(self, reply: Any, worker: Worker, hook: str) -> Exception:
         hint = ""
+        if reply.cause is None and reply.type_name == "PermissionError":
+            self._explain(reply, worker)
         if reply.cause is not None and reply.cause[0] == "denied":
             _, kind, target, layer = reply.cause
             reason = reason_for(kind, target, self._effective)
             hint = advice(kind, target, reason)
-            if layer != "audit_hook":  # the hook reports its own over the event pipe
+            if layer not in ("audit_hook", "broker"):  # these report their own
                 self._denials.add(kind, target, reason, layer, worker.pid, (worker.call_id, hook))
         return rebuild(reply, self.__name__, hook, worker.pid, hint)
+
+    def _explain(self, reply: Error, worker: Worker) -> None:
+        """A PermissionError that says nothing, and the broker refused something in this call: that is its cause."""
+        self._take_events(worker)
+        refused = self._refused
+        if refused is not None and refused[0] == (worker.pid, worker.call_id):
+            reply.cause = ("denied", *refused[1], "broker")
 
     def _turn(self) -> _Turn:
         return _Turn(self)
@@ -206,7 +216,7 @@ class SandboxedPlugin:
         if self._closed:
             raise HostError(f"plugin {self.__name__} is closed", plugin=self.__name__)
         worker = self._worker
-        if worker is not None and worker.usable:
+        if worker is not None and worker.usable and worker.connected:
             return worker
         if worker is not None:
             self._retire(worker)
@@ -247,11 +257,16 @@ class SandboxedPlugin:
             return None
 
     def _take_events(self, worker: Worker) -> None:
-        """Record the denials that wait on the event pipe, under the call that runs or ran last."""
+        """Record the denials that the worker and the broker have reported, under the call that runs or ran last."""
         with self._events_lock:
+            call = worker.call_id, worker.hook
+            for kind, target, by_rule in worker.drain_refusals():
+                reason = DENY_RULE if by_rule else "no-rule"
+                self._denials.add(kind, target, reason, "broker", worker.pid, call, origin="host")
+                self._refused = (worker.pid, worker.call_id), (kind, target)
             for kind, target, by_rule in worker.drain_events():
                 reason = DENY_RULE if by_rule else "no-rule"
-                self._denials.add(kind, target, reason, "audit_hook", worker.pid, (worker.call_id, worker.hook))
+                self._denials.add(kind, target, reason, "audit_hook", worker.pid, call)
 
     def _retire(self, worker: Worker) -> None:
         self._take_events(worker)

@@ -10,10 +10,11 @@ import tempfile
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
-from host.errors import HostError, PluginStartError
+from host.errors import HostError, LockdownUnavailable, PluginStartError
 from host.model import plan
 from host.model.manifest import expand
 from host.run import interpreter as interpreters
+from host.run.broker import Broker
 from host.run.launch import Launch
 from host.run.spawner import Spawner
 from host.run.tiers import PROOFS, choose
@@ -43,6 +44,7 @@ class Workers:
         self._data = data
         self._temporary: dict[Worker, str] = {}
         self._spawner: Spawner | None = None
+        self._broker: Broker | None = None
         self._watcher = Watcher()
         try:
             abilities = None if tier == "hooked" else self._live_spawner().abilities
@@ -71,7 +73,7 @@ class Workers:
     ) -> Worker:
         """A worker that is locked down, proven, and has loaded the plugin; `decide` takes the variables' values.
 
-        Raises PluginStartError and what `decide` raises.
+        Raises PluginStartError, LockdownUnavailable (a network grant that can't be held here), what `decide` raises.
         """
         tmp = tempfile.mkdtemp(prefix="plughold-") if _uses(manifest, "${tmp}") else None
         try:
@@ -80,7 +82,8 @@ class Workers:
             effective = decide(variables)
             launch = self._plan(manifest, effective, variables, tmp)
             spawner = None if self.tier == "hooked" else self._live_spawner()
-            worker = Worker(launch, effective.limits, self._interpreter, spawner, self._watcher)
+            broker = self._live_broker() if launch.network else None
+            worker = Worker(launch, effective.limits, self._interpreter, spawner, self._watcher, broker)
         except BaseException:
             _remove(tmp)
             raise
@@ -103,18 +106,20 @@ class Workers:
         _remove(self._temporary.pop(worker, None))
 
     def close(self) -> None:
-        """End the watcher and the spawner; workers that are left die with it."""
+        """End the watcher, the spawner and the broker; workers that are left die with the spawner."""
         self._watcher.close()
-        if self._spawner is not None:
-            self._spawner.close()
+        for helper in (self._spawner, self._broker):
+            if helper is not None:
+                helper.close()
 
     def abandon(self, workers: Iterable[Worker]) -> None:
         """In a forked child: close the descriptors; every process is the parent's."""
         for worker in workers:
             worker.abandon()
         self._watcher.abandon()
-        if self._spawner is not None:
-            self._spawner.abandon()
+        for helper in (self._spawner, self._broker):
+            if helper is not None:
+                helper.abandon()
 
     def _live_spawner(self) -> Spawner:
         with self._lock:
@@ -123,6 +128,17 @@ class Workers:
                     self._spawner.close()
                 self._spawner = Spawner(self._interpreter)
             return self._spawner
+
+    def _live_broker(self) -> Broker:
+        if self.tier == "hooked":
+            text = "net.connect and net.listen are held by the kernel alone, and tier hooked has none of it"
+            raise LockdownUnavailable(text, tier="filtered", missing=("seccomp notifications",))
+        with self._lock:
+            if self._broker is None or not self._broker.alive:
+                if self._broker is not None:
+                    self._broker.close()
+                self._broker = Broker(self._interpreter)
+            return self._broker
 
     def _make_data(self, manifest: Manifest) -> None:
         if not _uses(manifest, "${data}"):
@@ -156,6 +172,7 @@ class Workers:
             for kind in plan.FILE_KINDS
         }
         readable = (*places.path, *map(os.path.realpath, mine))
+        network = plan.network(effective)
         settings = plan.settings(
             tables,
             places,
@@ -169,6 +186,7 @@ class Workers:
             trusted=self._trusted(manifest),
             probe=next(path for path in _PROBES if not plan.allows(tables["fs.read"], path)),
             result_size=effective.limits.result_size,
+            network=plan.network_tables(effective) if network else None,
         )
         return Launch(
             tier=self.tier,
@@ -177,6 +195,8 @@ class Workers:
             limits=plan.resource_limits(effective.limits),
             environment=plan.environment(effective, os.environ, tmp if mine and tmp in mine else None),
             folder=str(manifest.path),
+            network=network,
+            policy=plan.network_policy(effective) if network else {},
         )
 
     def _trusted(self, manifest: Manifest) -> list[str]:
