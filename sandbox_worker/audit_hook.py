@@ -238,12 +238,12 @@ def _net_verdict(host, port, allow, deny, subject):
 def _judge_network(event, args, network, verdict, refuse, denied, absent, deny_rule, str, bytes, int, tuple, type):
     """TCP to where a rule leads, as far as text tells; without a rule say where the plugin wanted to go.
 
-    `network` is None, or four tables: the connect rules, allow and deny, and the listen rules.
+    `network` is empty, or four tables: the connect rules, allow and deny, and the listen rules.
     """
     if event == "socket.__new__":
         if args[1] == 1 or args[1] == -1:  # AF_UNIX for a socketpair, or a descriptor that exists already
             return
-        if network is not None and args[1] in (2, 10) and args[2] & 15 == 1 and args[3] in (0, 6):  # TCP
+        if network and args[1] in (2, 10) and args[2] & 15 == 1 and args[3] in (0, 6):  # TCP
             return
         refuse("net.connect", "a socket of family " + str(args[1]), absent, denied)
     kind = "net.listen" if event == "socket.bind" else "net.connect"
@@ -263,7 +263,7 @@ def _judge_network(event, args, network, verdict, refuse, denied, absent, deny_r
                 target = target + ":" + port
     elif type(where) is str:
         target = "unix:" + where
-    if network is not None and event in (
+    if network and event in (
         "socket.connect", "socket.bind", "socket.getaddrinfo", "socket.gethostbyname"
     ):  # fmt: skip
         lookup = event[7:10] == "get"
@@ -360,9 +360,9 @@ def build(rules: dict[str, Any], *, kernel: bool, event_fd: int, pid: int) -> Ca
     """The hook for one worker.
 
     `rules` holds tuples of path prefixes that end in "/": ``read`` and ``write``, each (allow, special, deny) as
-    `permissions.path_verdict` takes them, and ``libraries``, the folders whose compiled modules may load; ``network`` is
-    None or the tables of `_judge_network`, whose rows are (stem, exact, ranges of ports or None). `kernel` says that
-    Landlock judges every open beneath; `event_fd` is where denials are reported; `pid` is the worker's own.
+    `permissions.path_verdict` takes them, and ``libraries``, the folders whose compiled modules may load; ``network``
+    is empty or the tables of `_judge_network`, whose rows are (stem, exact, ranges of ports or None). `kernel` says
+    that Landlock judges every open beneath; `event_fd` is where denials are reported; `pid` is the worker's own.
     """
     own: list[Callable[..., Any]] = []
 
@@ -386,10 +386,10 @@ def build(rules: dict[str, Any], *, kernel: bool, event_fd: int, pid: int) -> Ca
     judge_import = bind(
         _judge_import, refuse, ImportDenied, FOREIGN_CALLS, unhooked, rules["libraries"], ABSENT, str, type
     )
-    network = rules.get("network")
-    resolve = None if network is None else bind(_net_verdict, bind(_subject, _inet_pton(), OSError, int))
+    network = rules.get("network", ())
+    verdict = bind(_net_verdict, bind(_subject, _inet_pton(), OSError, int)) if network else ()
     judge_network = bind(
-        _judge_network, network, resolve, refuse, PermissionDenied, ABSENT, DENY_RULE, str, bytes, int, tuple, type
+        _judge_network, network, verdict, refuse, PermissionDenied, ABSENT, DENY_RULE, str, bytes, int, tuple, type
     )
     judge_run = bind(_judge_run, refuse, PermissionDenied, ABSENT, pid, str, bytes, list, int, type)
     return detached(

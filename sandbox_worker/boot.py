@@ -58,10 +58,9 @@ def _freeze(settings: dict[str, Any]) -> None:
         settings[kind] = tuple(tuple(prefixes) for prefixes in settings[kind])
     settings["libraries"] = tuple(settings["libraries"])
     settings["trusted"] = tuple(settings["trusted"])
-    network = settings["network"]
-    if network is not None:
-        connect, listen = network["net.connect"], network["net.listen"]
-        settings["network"] = tuple(_frozen(rows) for rows in (*connect, *listen))
+    network = settings.get("network", {})
+    tables = [table for kind in ("net.connect", "net.listen") for table in network.get(kind, ())]
+    settings["network"] = tuple(map(_frozen, tables))
 
 
 def _frozen(rows: list[Any]) -> tuple[Any, ...]:
@@ -113,7 +112,7 @@ def _install_hook(settings: dict[str, Any]) -> list[str]:
         _use_full_paths()
     _stub_process_starter()
     network = settings["network"]
-    if network is not None and any(not stem.startswith(("4:", "6:")) for stem, _, _ in network[0]):
+    if network and any(not stem.startswith(("4:", "6:")) for stem, _, _ in network[0]):
         from sandbox_worker import _resolve
 
         _resolve.install()

@@ -148,7 +148,7 @@ def environment(effective: Effective, available: Mapping[str, str], tmp: str | N
 
 
 def network(effective: Effective) -> tuple[str, ...]:
-    """What of the network the broker has to answer for the plugin (`walls.profile.NETWORK`); nothing without a grant."""
+    """What of the network the broker answers for the plugin (`walls.profile.NETWORK`); nothing without a grant."""
     connect, listen = (effective.allow.get(kind, ()) for kind in NET_KINDS)
     named = any(not rule.pattern.stem.startswith(("4:", "6:")) for rule in connect)
     wanted = (("connect", connect), ("listen", listen), (NAMES, named))

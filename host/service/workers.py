@@ -186,7 +186,7 @@ class Workers:
             trusted=self._trusted(manifest),
             probe=next(path for path in _PROBES if not plan.allows(tables["fs.read"], path)),
             result_size=effective.limits.result_size,
-            network=plan.network_tables(effective) if network else None,
+            network=plan.network_tables(effective) if network else {},
         )
         return Launch(
             tier=self.tier,

@@ -130,7 +130,7 @@ class Calls:
         if address is None:
             raise refused()
         self._require(rules.LISTEN, address, _local_name(address))
-        taken = self._sockets.take(call, address.family)
+        taken = self._sockets.take(call, address.family, binds=True)
         try:
             self._require_unshared(taken, address)
             taken.bind(address.where)
@@ -142,7 +142,7 @@ class Calls:
 
     def _listen(self, call: Call) -> Slow | None:
         """The bound address is judged once more: now it can't change, nor what of IPv4 an IPv6 socket takes."""
-        taken = self._sockets.take(call, None)
+        taken = self._sockets.take(call)
         try:
             address = bound_to(taken)
             if address.port == 0:  # the kernel would choose a port, on all addresses

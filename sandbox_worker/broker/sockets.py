@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     class Sockets(Protocol):
         """How the broker gets at a worker's socket."""
 
-        def take(self, call: Call, family: int | None) -> socket.socket:
-            """The socket that the call's first argument names; `family` makes one where there is none yet.
+        def take(self, call: Call, family: int = socket.AF_INET, *, binds: bool = False) -> socket.socket:
+            """The socket that the call's first argument names, of `family` and for bind(2) where one has to be made.
 
             OSError with what the call is to fail with.
             """
@@ -51,7 +51,7 @@ class Duplicates:
         self._listener = listener
         self._process = process
 
-    def take(self, call: Call, family: int | None) -> socket.socket:  # noqa: ARG002 - as `Sockets` has it
+    def take(self, call: Call, family: int = socket.AF_INET, *, binds: bool = False) -> socket.socket:  # noqa: ARG002 - not needed
         """Our duplicate, which must be a TCP socket and nothing else that a descriptor may be."""
         taken = self._process.duplicate(call.integer(0))
         ours = taken.family in (socket.AF_INET, socket.AF_INET6) and taken.type == socket.SOCK_STREAM
@@ -77,7 +77,7 @@ class Replacements:
         self._process = process
         self._kept: dict[str, socket.socket] = {}
 
-    def take(self, call: Call, family: int | None) -> socket.socket:
+    def take(self, call: Call, family: int = socket.AF_INET, *, binds: bool = False) -> socket.socket:
         """A socket of the broker's that it has put into the worker before, else a new one."""
         number = call.integer(0)
         name, flags = self._process.socket_number(number), self._process.flags(number)
@@ -85,12 +85,11 @@ class Replacements:
             raise refused()
         if name in self._kept:
             return self._kept[name].dup()
-        if family is None:
-            raise refused()
         made = socket.socket(family, socket.SOCK_STREAM)
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
+        if binds:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if binds and family == socket.AF_INET6:
             made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         os.set_blocking(made.fileno(), not flags & os.O_NONBLOCK)  # of the open file; Python's object stays as it is
         return made
