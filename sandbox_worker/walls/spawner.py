@@ -1,4 +1,4 @@
-"""The spawner: one small single-threaded process per host that forks workers. The only user of ctypes.
+"""The spawner: one small single-threaded process per host that forks workers.
 
 It talks to its host over `control`:
 
