@@ -49,7 +49,13 @@ class Network:
         self.replace = replace
 
     def start(
-        self, code: str, *, connect: tuple[str, ...] = (), listen: tuple[str, ...] = (), names: bool = False
+        self,
+        code: str,
+        *,
+        connect: tuple[str, ...] = (),
+        listen: tuple[str, ...] = (),
+        names: bool = False,
+        readable: list[list[str]] | None = None,
     ) -> tuple[Worker, int]:
         """A worker with these rules that runs `code`; and the pipe of what it is refused."""
         network = [name for name, wanted in (("connect", connect), ("listen", listen), ("names", names)) if wanted]
@@ -61,7 +67,7 @@ class Network:
             "argv": [self.spawner.interpreter, "-I", "-S", "-B", "-c", PROLOGUE + code],
             "env": {"LC_CTYPE": "C.UTF-8"},
             "cwd": "/",
-            "rules": [],
+            "rules": readable or [],
             "limits": {},
             "tier": "confined" if self.spawner.ready["landlock_abi"] else "filtered",
             "network": network,

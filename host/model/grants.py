@@ -73,12 +73,13 @@ def _checked(permissions: object) -> dict[str, tuple[Target, ...]]:
 
 def _parts(kind: str, target: object) -> tuple[str, bool]:
     """(text, private) of one target."""
-    if isinstance(target, Mapping) and target.keys() <= {"target", "private"}:
+    if kind in _NET and isinstance(target, Mapping) and target.keys() <= {"target", "private"}:
         text, private = target.get("target"), target.get("private", False)
         if isinstance(text, str) and isinstance(private, bool):
             return text, private
     if not isinstance(target, str):
-        raise GrantError(f"a grant of {kind} must be a list of texts, or of tables with target and private")
+        tables = ", or of tables with target and private" if kind in _NET else ""
+        raise GrantError(f"a grant of {kind} must be a list of texts{tables}")
     return target, False
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
@@ -41,7 +42,8 @@ class Helper:
         self._reader = wire.FrameReader(wire.CONTROL_LIMIT)
         self._socket, theirs = socket.socketpair()
         self._socket.settimeout(ANSWER_TIMEOUT)
-        with theirs:
+        with theirs, contextlib.ExitStack() as undo:
+            undo.callback(self._socket.close)
             path = [interpreter.root, os.path.dirname(dict(interpreter.packages)["msgpack"])]
             code = (
                 f"import sys; sys.path[:0] = {path!r}; from {module} import main; "
@@ -54,9 +56,16 @@ class Helper:
                 env={},
                 cwd="/",
             )
+            undo.pop_all()
         self.pid: Final = self._process.pid
-        # A handle, for an application may take its status, and then the pid is free for another process.
-        self._pidfd = os.pidfd_open(self.pid)
+        try:
+            # A handle, for an application may take its status, and then the pid is free for another process.
+            self._pidfd = os.pidfd_open(self.pid)
+        except OSError:
+            self._socket.close()
+            self._process.kill()
+            self._process.wait()
+            raise
 
     @property
     def alive(self) -> bool:

@@ -60,12 +60,13 @@ class Service:
         self._listener = Listener(descriptor)
         try:
             self._process = Process(pid)
-            self._calls = Calls(
-                self._listener, self._process, self._policy, self._names, self._events, replace=self._replace
-            )
-        except BaseException:
+        except OSError:  # it is dead already
             self._listener.close()
-            raise
+            os.close(self._events)
+            return
+        self._calls = Calls(
+            self._listener, self._process, self._policy, self._names, self._events, replace=self._replace
+        )
         self._serve()
 
     def _take_listener(self) -> tuple[int, int]:

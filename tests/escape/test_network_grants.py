@@ -114,7 +114,7 @@ def test_a_client_reaches_a_granted_server(
     worker = attacker(permissions={"net.connect": [f"{name}:{servers[0].port}"]}, **require(client))
     assert worker.run(CLIENTS[client], name=name, port=servers[0].port) == "hello"
     assert servers[0].met == 1
-    assert worker.plugin.denials() == ()
+    assert [record for record in worker.plugin.denials() if record.permission.kind == "net.connect"] == []
 
 
 @pytest.mark.parametrize("name", ["127.0.0.1", "localhost", "elsewhere.example"])
