@@ -58,6 +58,17 @@ def _freeze(settings: dict[str, Any]) -> None:
         settings[kind] = tuple(tuple(prefixes) for prefixes in settings[kind])
     settings["libraries"] = tuple(settings["libraries"])
     settings["trusted"] = tuple(settings["trusted"])
+    network = settings.get("network", {})
+    tables = [table for kind in ("net.connect", "net.listen") for table in network.get(kind, ())]
+    settings["network"] = tuple(map(_frozen, tables))
+
+
+def _frozen(rows: list[Any]) -> tuple[Any, ...]:
+    """Rows of [stem, exact, ranges of ports or None]."""
+    return tuple(
+        (str(stem), bool(exact), ports if ports is None else tuple((int(low), int(high)) for low, high in ports))
+        for stem, exact, ports in rows
+    )
 
 
 def _probe_kernel(settings: dict[str, Any]) -> list[str]:
@@ -100,6 +111,11 @@ def _install_hook(settings: dict[str, Any]) -> list[str]:
     if not kernel:
         _use_full_paths()
     _stub_process_starter()
+    network = settings["network"]
+    if network and any(not stem.startswith(("4:", "6:")) for stem, _, _ in network[0]):
+        from sandbox_worker import _resolve
+
+        _resolve.install()
     hook = audit_hook.build(settings, kernel=kernel, event_fd=serve.EVENTS, pid=posix.getpid())
     sys.addaudithook(hook)
     del hook

@@ -39,6 +39,9 @@ ARGUMENTS_LIMIT: Final = 16
 EVENTS_LIMIT: Final = 1000
 """Denials that are read at once."""
 
+RESOLVE_PREFIX: Final = "/proc/self/plughold-resolve/"
+"""A worker that opens this and a name asks the broker to look the name up: no file of this name ever exists."""
+
 LAYERS: Final = ("audit_hook", "landlock", "seccomp")
 LIMITS: Final = ("memory", "open_files", "file_size", "result_size")
 STAGES: Final = ("lockdown", "import", "hooks")

@@ -26,6 +26,10 @@ STEPS: Final = "sandbox_worker.walls.steps"
 LAYERS: Final = ("host.model", "host.store", "host.run", "host.service", "host.cli")
 """Lowest first: each may import itself, those before it, and host.errors."""
 
+WALLS: Final = "sandbox_worker.walls"
+BROKER: Final = "sandbox_worker.broker"
+BROKER_MAY_IMPORT: Final = (BROKER, WALLS, *SHARED, "sandbox_worker._addresses", "sandbox_worker._network")
+
 MAY_IMPORT: Final = {layer: (*LAYERS[: i + 1], "host.errors", *SHARED, STEPS) for i, layer in enumerate(LAYERS)} | {
     "host.errors": ("host.errors", "sandbox_worker.errors"),
     "host.__init__": ("host.errors", "host.model", "host.service"),
@@ -128,10 +132,22 @@ def test_the_host_imports_downwards_alone(name: str) -> None:
     assert wrong == []
 
 
-def test_the_spawner_is_named_in_one_text_and_imported_by_nobody() -> None:
-    """The host never loads the module with ctypes: it is the program of another process."""
-    users = [name for name in of("host") if "walls.spawner" in modules()[name][0].read_text(encoding="utf-8")]
-    assert users == ["host.run.spawner"]
+@pytest.mark.parametrize(("program", "user"), [("walls.spawner", "host.run.spawner"), ("broker", "host.run.broker")])
+def test_a_helper_is_named_in_one_text_and_imported_by_nobody(program: str, user: str) -> None:
+    """The host never loads what has ctypes, or what a worker's memory is read with: other processes run that."""
+    texts = {name: modules()[name][0].read_text(encoding="utf-8") for name in of("host")}
+    assert [name for name, text in texts.items() if f'"sandbox_worker.{program}' in text] == [user]
+    imported = {found for name in of("host") for found in imports(name, modules()[name][1])}
+    assert [found for found in imported if lies_in(found, (f"sandbox_worker.{program}",))] == []
+
+
+@pytest.mark.parametrize("name", of("sandbox_worker"))
+def test_the_broker_imports_the_walls_and_what_is_shared_and_nobody_imports_it(name: str) -> None:
+    ours = [found for found in imports(name, modules()[name][1]) if found.split(".")[0] == "sandbox_worker"]
+    if lies_in(name, (BROKER,)):
+        assert [found for found in ours if not lies_in(found, BROKER_MAY_IMPORT)] == []
+    else:
+        assert [found for found in ours if lies_in(found, (BROKER,))] == []
 
 
 def test_ctypes_is_imported_under_the_walls_alone() -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 KEYS = set("tier needed ok layers missing reasons worker implied names versions error".split())
-LAYERS = ["architecture", "landlock", "seccomp", "no_new_privs", "exec", "descriptors", "audit_hook"]
+LAYERS = ["architecture", "landlock", "seccomp", "no_new_privs", "exec", "descriptors", "audit_hook", "broker"]
 
 
 def test_this_machine_reaches_confined_and_a_worker_proves_it(must_work: Callable[[object, str], None]) -> None:

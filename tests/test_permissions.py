@@ -456,7 +456,7 @@ def test_the_hint_is_the_line_to_add(kind, target, line):
         ("fs.read", "/a\nb"),
         ("env", "A*"),
         ("env", "A=B"),
-        ("net.connect", "example.com:443"),
+        ("net.connect", "http://example.com"),
         ("run", "/bin/sh"),
         ("os.system", "rm"),
     ],

@@ -37,6 +37,7 @@ class Fake:
         self.pidfd, self._pidfd = os.pipe()
         self.killed = threading.Event()
         self.reason = ""
+        self.refusals = -1
 
     @property
     def usable(self) -> bool:

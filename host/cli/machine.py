@@ -16,6 +16,7 @@ from host.cli import native
 from host.errors import HostError, PermissionDenied
 from host.run import interpreter as interpreters
 from host.run import tiers
+from host.run.broker import Broker
 from host.run.spawner import Spawner
 from host.service.plugin_host import PluginHost
 from sandbox_worker.permissions import IMPLIED_ENV
@@ -77,14 +78,26 @@ class Proof:
 
 
 def abilities() -> dict[str, Any]:
-    """What the spawner finds on this machine (`sandbox_worker.walls.machine`); nothing where it can't run at all."""
+    """What the spawner finds on this machine (`sandbox_worker.walls.machine`); nothing where it can't run at all.
+
+    ``network`` is what the broker finds: its variant, "" where it can't work, and what is missing for a better one.
+    """
     try:
         spawner = Spawner(interpreters.find())
     except HostError as error:
         nothing = {"landlock_abi": 0, "seccomp": False, "machine": platform.machine(), "arch_supported": True}
         return nothing | {"missing": [str(error)]}
     spawner.close()
-    return spawner.abilities
+    return spawner.abilities | {"network": _network()}
+
+
+def _network() -> dict[str, Any]:
+    try:
+        broker = Broker(interpreters.find())
+    except HostError as error:
+        return {"variant": "", "missing": [str(error)]}
+    broker.close()
+    return {"variant": broker.variant, "missing": list(broker.missing)}
 
 
 def prove(tier: str) -> Proof:
@@ -142,7 +155,7 @@ def layers(found: Mapping[str, Any], proof: Proof) -> list[Layer]:
             return Layer(name, "proven" if name in proof.probed else "present", holds)
         return Layer(name, "missing", holds, missing)
 
-    return [
+    walls_of_all = [
         layer("architecture", found["arch_supported"], f"system calls of {found['machine']}", why("system call table")),
         layer("landlock", abi > 0, _landlock(abi), why("landlock:")),
         layer("seccomp", found["seccomp"], _SECCOMP, why("seccomp filters")),
@@ -151,6 +164,15 @@ def layers(found: Mapping[str, Any], proof: Proof) -> list[Layer]:
         layer("descriptors", behind, "none but the worker's own six", walls),
         layer("audit_hook", not proof.error, "Python's own operations, each with the rule that decides", failed),
     ]
+    return walls_of_all + ([_broker(found["network"])] if "network" in found else [])
+
+
+def _broker(network: Mapping[str, Any]) -> Layer:
+    """What holds network grants; a plugin without one needs none of it."""
+    holds, lacks = "net.connect and net.listen, by address, name and port", "; ".join(network["missing"])
+    if network["variant"]:
+        return Layer("broker", "present", f"{holds} ({network['variant']}{f': {lacks}' if lacks else ''})")
+    return Layer("broker", "missing", holds, lacks)
 
 
 def _landlock(abi: int) -> str:

@@ -19,13 +19,15 @@ from host.model.units import UnitError, parse_duration, parse_size
 from sandbox_worker.permissions import KINDS, Rule, RuleError, covers, intersect, parse_rule
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     Rules = Mapping[str, tuple[Rule, ...]]
+    Target = str | Mapping[str, object]
 
 _SIZES: Final = ("memory", "file_size", "write_size", "result_size")
 _TIMES: Final = ("call_timeout", "start_timeout", "cpu_time")
 _PATHS: Final = ("fs.read", "fs.write", "run")
+_NET: Final = ("net.connect", "net.listen")
 _STAND_INS: Final = {name: f"/{name}" for name in VARIABLES}
 
 
@@ -34,8 +36,10 @@ class Grant:
     """What an operator allows.
 
     `permissions` maps a kind to its targets, as in a manifest: ``{"fs.read": ["/srv/in"], "env": ["*"]}``; the key
-    ``"deny"`` may hold such a mapping of denies. `limits` caps what the manifest asks for: numbers of bytes and
-    seconds, or text as in a manifest (``{"memory": "128 MiB"}``). Raises GrantError where either is malformed.
+    ``"deny"`` may hold such a mapping of denies. A network target may also be ``{"target": …, "private": True}``: it
+    then reaches private addresses too, which `"*"` and names don't. `limits` caps what the manifest asks for: numbers
+    of bytes and seconds, or text as in a manifest (``{"memory": "128 MiB"}``). Raises GrantError where either is
+    malformed.
     """
 
     permissions: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -52,7 +56,7 @@ class Grant:
         cap(Limits(), self)
 
 
-def _checked(permissions: object) -> dict[str, tuple[str, ...]]:
+def _checked(permissions: object) -> dict[str, tuple[Target, ...]]:
     """The targets by kind of one half of a grant; GrantError for what is no such thing."""
     if not isinstance(permissions, Mapping):
         raise GrantError("a grant's deny must be a mapping of kinds to targets")
@@ -62,26 +66,39 @@ def _checked(permissions: object) -> dict[str, tuple[str, ...]]:
         if isinstance(targets, str) or not isinstance(targets, Collection):
             raise GrantError(f"a grant of {kind} must be a list of texts")
         for target in targets:
-            if not isinstance(target, str):
-                raise GrantError(f"a grant of {kind} must be a list of texts")
+            text, private = _parts(kind, target)
             try:
-                parse_rule(kind, expand(target, _STAND_INS))
-                if kind in _PATHS and "*" in target and target != "*":  # a name to the grammar, a glob to who wrote it
-                    raise RuleError(target, "a path without *")
+                parse_rule(kind, expand(text, _STAND_INS), private=private)
+                if kind in _PATHS and "*" in text and text != "*":  # a name to the grammar, a glob to who wrote it
+                    raise RuleError(text, "a path without *")
             except RuleError as e:
                 raise GrantError(f"a grant of {kind}: {e}") from e
     return {kind: tuple(targets) for kind, targets in permissions.items()}
 
 
+def _parts(kind: str, target: object) -> tuple[str, bool]:
+    """(text, private) of one target."""
+    if kind in _NET and isinstance(target, Mapping) and target.keys() <= {"target", "private"}:
+        text, private = target.get("target"), target.get("private", False)
+        if isinstance(text, str) and isinstance(private, bool):
+            return text, private
+    if not isinstance(target, str):
+        tables = ", or of tables with target and private" if kind in _NET else ""
+        raise GrantError(f"a grant of {kind} must be a list of texts{tables}")
+    return target, False
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Effective:
     """What one plugin may: rules by kind, with resolved paths, and its limits. `withheld` lists optional requests
-    that were not granted, as (kind, target)."""
+    that were not granted, as (kind, target). `bounds` are the network rules of the grant and of the ceiling: an
+    address that the plugin asks for must be within each of them too."""
 
     allow: Rules
     deny: Rules
     limits: Limits
     withheld: tuple[tuple[str, str], ...] = ()
+    bounds: tuple[tuple[Rule, ...], ...] = ()
 
 
 def requested(manifest: Manifest, variables: Mapping[str, str], implied: Sequence[tuple[str, str]]) -> list[Request]:
@@ -130,19 +147,31 @@ def effective(
             allow.setdefault(request.kind, []).append(rule)
     deny = {
         kind: tuple(
-            _rule(kind, text, resolve, variables)
+            _rule(kind, _parts(kind, target)[0], resolve, variables)
             for source in (_manifest_denies(manifest), _denies(grant), _denies(ceiling))
-            for text in source.get(kind, ())
+            for target in source.get(kind, ())
         )
         for kind in KINDS
     }
     limits = cap(cap(manifest.limits, grant), ceiling)
-    return Effective({kind: intersect(rules, rules) for kind, rules in allow.items()}, deny, limits, tuple(withheld))
+    bounds = tuple(
+        tuple(rule for kind in _NET for rule in _granted(kind, limit, variables, resolve))
+        for limit in (grant, ceiling)
+        if limit is not None
+    )
+    merged = {kind: intersect(rules, rules) for kind, rules in allow.items()}
+    return Effective(merged, deny, limits, tuple(withheld), bounds)
 
 
 def _within(rule: Rule, limit: Grant, variables: Mapping[str, str], resolve: Callable[[str], str]) -> bool:
-    granted = (_rule(rule.kind, text, resolve, variables) for text in limit.permissions.get(rule.kind, ()))
-    return any(covers(outer, rule) for outer in granted)
+    return any(covers(outer, rule) for outer in _granted(rule.kind, limit, variables, resolve))
+
+
+def _granted(kind: str, limit: Grant, variables: Mapping[str, str], resolve: Callable[[str], str]) -> Iterator[Rule]:
+    """The rules of one kind in a grant or a ceiling."""
+    for target in limit.permissions.get(kind, ()):
+        text, private = _parts(kind, target)
+        yield _rule(kind, text, resolve, variables, private=private)
 
 
 def _rule(
@@ -163,7 +192,7 @@ def _rule(
     return rule
 
 
-def _denies(grant: Grant | None) -> Mapping[str, Sequence[str]]:
+def _denies(grant: Grant | None) -> Mapping[str, Sequence[Target]]:
     return grant.permissions.get("deny", {}) if grant else {}
 
 

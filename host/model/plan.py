@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any, Final
 
+from sandbox_worker.messages import RESOLVE_PREFIX
 from sandbox_worker.permissions import IMPLIED_ENV, Rule, decide, path_prefixes, path_verdict
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     Table = tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]
 
 FILE_KINDS: Final = ("fs.read", "fs.write")
+NET_KINDS: Final = ("net.connect", "net.listen")
+NAMES: Final = "names"
 SPECIAL_TREES: Final = ("/proc", "/sys", "/dev")
 """Never reached through a rule for a directory above them."""
 
@@ -58,6 +61,8 @@ def hook_table(kind: str, effective: Effective, spelled: Iterable[Rule], places:
         deny += _prefixes(hidden)
         allow += _prefixes((*places.path, *places.readable))
         special += _prefixes(places.devices)
+        if NAMES in network(effective):
+            special += (RESOLVE_PREFIX,)
     else:
         special += ("/dev/null/",)
     return _unique(allow), _unique(special), _unique(deny)
@@ -143,6 +148,36 @@ def environment(effective: Effective, available: Mapping[str, str], tmp: str | N
     if tmp is not None:
         found["TMPDIR"] = tmp
     return found | {"LC_CTYPE": "C.UTF-8"}
+
+
+def network(effective: Effective) -> tuple[str, ...]:
+    """What of the network the broker answers for the plugin (`walls.profile.NETWORK`); nothing without a grant."""
+    connect, listen = (effective.allow.get(kind, ()) for kind in NET_KINDS)
+    named = any(not rule.pattern.stem.startswith(("4:", "6:")) for rule in connect)
+    wanted = (("connect", connect), ("listen", listen), (NAMES, named))
+    return tuple(name for name, rules in wanted if rules)
+
+
+def network_policy(effective: Effective) -> dict[str, Any]:
+    """The broker's rules for the plugin: request, grant and ceiling each for itself, as an address shows what a text
+    does not (`sandbox_worker.broker.policy`)."""
+
+    def rows(rules: Iterable[Rule]) -> list[list[object]]:
+        return [[rule.kind, rule.text, rule.private] for rule in rules]
+
+    requested = [rule for kind in NET_KINDS for rule in effective.allow.get(kind, ())]
+    deny = [rule for kind in NET_KINDS for rule in effective.deny.get(kind, ())]
+    return {"layers": [rows(layer) for layer in (requested, *effective.bounds)], "deny": rows(deny)}
+
+
+def network_tables(effective: Effective) -> dict[str, list[object]]:
+    """The audit hook's rules by kind, each [allow, deny] of [stem, exact, ranges of ports or None]."""
+
+    def rows(rules: Iterable[Rule]) -> list[list[object]]:
+        patterns = (rule.pattern for rule in rules)
+        return [[p.stem, p.exact, p.ports and [list(pair) for pair in p.ports]] for p in patterns]
+
+    return {kind: [rows(effective.allow.get(kind, ())), rows(effective.deny.get(kind, ()))] for kind in NET_KINDS}
 
 
 def resource_limits(limits: Limits) -> dict[str, int]:

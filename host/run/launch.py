@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Launch:
-    """What a worker is started with: `settings` is its INIT map, `rules` its own Landlock rules, `limits` rlimits."""
+    """What a worker is started with: `settings` is its INIT map, `rules` its own Landlock rules, `limits` rlimits.
+
+    `network` names what the broker answers for it (`walls.profile.NETWORK`), by the rules of `policy`; both are empty
+    without a network grant.
+    """
 
     tier: str
     settings: dict[str, Any]
@@ -22,6 +26,8 @@ class Launch:
     limits: dict[str, int]
     environment: dict[str, str]
     folder: str
+    network: tuple[str, ...] = ()
+    policy: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 class Process(Protocol):
@@ -62,7 +68,9 @@ def _prelude(descriptors: Sequence[int], limits: dict[str, int]) -> str:
 class Walled:
     """A worker behind the spawner's walls."""
 
-    def __init__(self, spawner: Spawner, interpreter: Interpreter, launch: Launch, ends: Sequence[int]) -> None:
+    def __init__(
+        self, spawner: Spawner, interpreter: Interpreter, launch: Launch, ends: Sequence[int], broker: int
+    ) -> None:
         plan = {
             "argv": command(interpreter),
             "env": launch.environment,
@@ -70,6 +78,8 @@ class Walled:
             "rules": [list(rule) for rule in launch.rules],
             "limits": launch.limits,
             "tier": launch.tier,
+            "network": list(launch.network),
+            "broker": broker,
         }
         self._spawner = spawner
         self.pid = spawner.spawn(plan, ends)

@@ -1,63 +1,32 @@
 """The host's side of the spawner: the one small process that forks workers and puts up their walls.
 
-It is a child of the host, exec'd once, single-threaded, and the only code of ours with ctypes
-(`sandbox_worker.walls.spawner`). Requests and answers are frames on a socket pair, one at a time.
+It is a child of the host, exec'd once and single-threaded (`sandbox_worker.walls.spawner`).
 """
 
 from __future__ import annotations
 
-import os
-import socket
-import threading
 from typing import TYPE_CHECKING, Any, Final
 
-from host.errors import HostError
-from host.run.pidfd import ended
-from sandbox_worker import wire
-from sandbox_worker.errors import WireError
+from host.run.helper import Helper, HelperGone
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from host.run.interpreter import Interpreter
 
-ANSWER_TIMEOUT: Final = 20.0
-"""Seconds within which the spawner answers anything, or is taken for dead."""
-_END_TIMEOUT: Final = 5.0
-"""Seconds that it has to end once it is hung up on."""
 
-
-class SpawnerGone(HostError):
+class SpawnerGone(HelperGone):
     """The spawner died or stopped answering; its workers died with it. A new one is started at the next start."""
 
 
-class Spawner:
-    """One spawner process. Thread-safe; `close` is idempotent."""
+class Spawner(Helper):
+    """One spawner process. Thread-safe; `close` is idempotent, and kills what workers are left."""
+
+    name = "spawner"
+    gone = SpawnerGone
 
     def __init__(self, interpreter: Interpreter) -> None:
-        import subprocess
-
-        self._lock = threading.Lock()
-        self._encoder = wire.Encoder()
-        self._reader = wire.FrameReader(wire.CONTROL_LIMIT)
-        self._socket, theirs = socket.socketpair()
-        self._socket.settimeout(ANSWER_TIMEOUT)
-        with theirs:
-            path = [interpreter.root, os.path.dirname(dict(interpreter.packages)["msgpack"])]
-            code = (
-                f"import sys; sys.path[:0] = {path!r}; from sandbox_worker.walls.spawner import main; "
-                f"main({theirs.fileno()}, {os.getpid()})"
-            )
-            self._process = subprocess.Popen(
-                [interpreter.executable, "-I", "-S", "-B", "-c", code],
-                stdin=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                env={},
-                cwd="/",
-            )
-        self.pid: Final = self._process.pid
-        # A handle, for an application may take its status, and then the pid is free for another process.
-        self._pidfd = os.pidfd_open(self.pid)
+        super().__init__(interpreter, "sandbox_worker.walls.spawner")
         base = {"rules": [list(rule) for rule in interpreter.kernel_rules], "interpreter": interpreter.executable}
         try:
             self.abilities: Final[dict[str, Any]] = dict(self._ask("ready", ["base", base])[1])
@@ -65,67 +34,13 @@ class Spawner:
             self.close()
             raise
 
-    @property
-    def alive(self) -> bool:
-        """False once it was closed, did not answer, or died."""
-        return self._socket.fileno() >= 0 and not ended(self._pidfd)
-
     def spawn(self, plan: dict[str, Any], descriptors: Sequence[int]) -> int:
-        """Fork one worker behind the walls of `plan`; its pid. `descriptors`: calls, replies, events, log."""
+        """Fork one worker behind the walls of `plan`; its pid. `descriptors`: calls, replies, events, log.
+
+        A fifth one leads to the broker, where `plan` says what that answers.
+        """
         return int(self._ask("spawned", ["spawn", plan], descriptors)[1])
 
     def reap(self, pid: int) -> int:
         """The wait status (waitpid(2)) of a worker that is dead, or is killed within a second by this."""
         return int(self._ask("reaped", ["reap", pid])[2])
-
-    def _ask(self, answer: str, request: list[object], descriptors: Sequence[int] = ()) -> list[Any]:
-        with self._lock:
-            if self._socket.fileno() < 0:
-                raise SpawnerGone("the spawner is gone")
-            try:
-                frame = self._encoder.encode(request)
-                sent = socket.send_fds(self._socket, [frame], list(descriptors)) if descriptors else 0
-                self._socket.sendall(frame[sent:])
-                reply = self._receive()
-            except (OSError, WireError) as e:
-                self._socket.close()
-                raise SpawnerGone(f"the spawner does not answer: {e}") from e
-            except BaseException:  # KeyboardInterrupt: its answer would be taken for that to the next request
-                self._socket.close()
-                raise
-        if reply[0] != answer:
-            raise HostError(f"the spawner can't {request[0]}: {reply[1]}")
-        return reply
-
-    def _receive(self) -> list[Any]:
-        body = None
-        while body is None:
-            data = self._socket.recv(1 << 16)
-            if not data:
-                raise ConnectionError("it is gone")
-            body = self._reader.feed(data)
-        reply = wire.decode(body)
-        if not isinstance(reply, list) or len(reply) < 2:
-            raise WireError("a malformed answer")
-        return reply
-
-    def close(self) -> None:
-        """Hang up: the spawner kills what workers are left, and ends. Waits for that."""
-        self._socket.close()
-        if self._pidfd >= 0:
-            if not ended(self._pidfd, _END_TIMEOUT):
-                self._process.kill()
-            self._close_handle()
-        # An application that reaps every child, or ignores SIGCHLD, took the status already: Popen copes with that.
-        self._process.wait()
-
-    def abandon(self) -> None:
-        """In a forked child: close the descriptors without a word to the process, which is the parent's."""
-        self._socket.close()
-        self._close_handle()
-        self._process.returncode = 0
-
-    def _close_handle(self) -> None:
-        if self._pidfd >= 0:
-            os.close(self._pidfd)
-            self._pidfd = -1

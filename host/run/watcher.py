@@ -42,7 +42,7 @@ class Watch:
         self.call_id = -1
         self.cpu_at_call = 0.0
         self.process: psutil.Process | None = None
-        self.listened = {worker.events, worker.output, worker.pidfd}
+        self.listened = {worker.events, worker.output, worker.refusals, worker.pidfd} - {-1}
 
 
 class Watcher:
@@ -143,7 +143,7 @@ class Watcher:
             gone = worker.pidfd in news
             if gone:
                 watch.listened.clear()
-        if worker.events in news:
+        if worker.events in news or worker.refusals in news:
             watch.on_denials()
         if gone:
             watch.on_end()

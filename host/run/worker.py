@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from host.model.manifest import Limits
+    from host.run.broker import Broker
     from host.run.interpreter import Interpreter
     from host.run.launch import Process
     from host.run.spawner import Spawner
@@ -85,13 +86,30 @@ def _handle(process: Process) -> int:
         raise
 
 
+def _add_pipes(ours: list[int], theirs: list[int]) -> None:
+    """The ends of a worker's four pipes: calls go to it, replies, events and output come back."""
+    for downwards in (True, False, False, False):
+        read, write = os.pipe2(os.O_CLOEXEC)
+        ours.append(write if downwards else read)
+        theirs.append(read if downwards else write)
+
+
 class Worker:
     """One process. A call at a time (the plugin's lock sees to that); the watcher reads the other attributes."""
 
     def __init__(
-        self, launch: Launch, limits: Limits, interpreter: Interpreter, spawner: Spawner | None, watcher: Watches
+        self,
+        launch: Launch,
+        limits: Limits,
+        interpreter: Interpreter,
+        spawner: Spawner | None,
+        watcher: Watches,
+        broker: Broker | None = None,
     ) -> None:
-        """Start the process. Raises OSError (no descriptors left), HostError (the spawner can't)."""
+        """Start the process; `broker` is for a `launch` with a network.
+
+        Raises OSError (no descriptors left), HostError (the spawner can't), LockdownUnavailable (the broker can't).
+        """
         self.tier: Final = launch.tier
         self.limits: Final = limits
         self.hooks: tuple[messages.Hook, ...] = ()
@@ -104,7 +122,9 @@ class Worker:
         self.log: list[str] = []
         self._sent = 0
         self._partial = b""
-        self._event_rest = b""
+        self._event_rest = self._refusal_rest = b""
+        self.refusals = -1
+        self._broker: Final = broker
         self._proven = False  # until READY, refusals on the event pipe are the probes' own
         self._watcher: Final = watcher
         self._encode: Final = wire.Encoder().encode
@@ -114,12 +134,14 @@ class Worker:
         ours: list[int] = []
         theirs: list[int] = []
         try:
-            for downwards in (True, False, False, False):
-                read, write = os.pipe2(os.O_CLOEXEC)
-                ours.append(write if downwards else read)
-                theirs.append(read if downwards else write)
+            _add_pipes(ours, theirs)
+            if broker is not None:
+                channel, self.refusals = broker.serve(launch.policy)
+                theirs.append(channel)
+                ours.append(self.refusals)
+            helper = broker.pid if broker is not None else 0
             self.process = (
-                Bare(interpreter, launch, theirs) if spawner is None else Walled(spawner, interpreter, launch, theirs)
+                Walled(spawner, interpreter, launch, theirs, helper) if spawner else Bare(interpreter, launch, theirs)
             )
             self.pid: Final = self.process.pid
             self.pidfd: Final = _handle(self.process)
@@ -130,7 +152,7 @@ class Worker:
         finally:
             for descriptor in theirs:
                 os.close(descriptor)
-        self._calls, self._replies, self.events, self.output = ours
+        self._calls, self._replies, self.events, self.output = ours[:4]
         os.set_blocking(self.events, False)
         os.set_blocking(self.output, False)
 
@@ -268,6 +290,14 @@ class Worker:
             return found if self._proven else []
         return []
 
+    def drain_refusals(self) -> list[tuple[str, str, bool]]:
+        """What the broker refused by now, as `drain_events` gives it: the broker's own word."""
+        with self._lock, contextlib.suppress(OSError):
+            data = os.read(self.refusals, _CHUNK)
+            found, self._refusal_rest = messages.events_of(self._refusal_rest + data)
+            return found
+        return []
+
     def drain_output(self) -> None:
         """Take in what it printed by now."""
         with self._lock, contextlib.suppress(OSError):
@@ -292,6 +322,11 @@ class Worker:
     def usable(self) -> bool:
         """False once it ended or was told to."""
         return self.ended is None and self._status is None
+
+    @property
+    def connected(self) -> bool:
+        """False when the broker that it needs is gone: it runs, but what it asks of the network fails."""
+        return self._broker is None or self._broker.alive
 
     @property
     def exit_code(self) -> int | None:
@@ -349,9 +384,9 @@ class Worker:
 
     def abandon(self, keep: tuple[int, ...] = ()) -> None:
         """Close the descriptors and nothing else: all that a forked child may do."""
-        mine = {self._calls, self._replies, self.events, self.output, self.pidfd} - {*keep, -1}
+        mine = {self._calls, self._replies, self.events, self.output, self.refusals, self.pidfd} - {*keep, -1}
         # Another thread may be about to drain, and a number that is given back soon names something else.
-        self.events = self.output = -1
+        self.events = self.output = self.refusals = -1
         for descriptor in mine:
             with contextlib.suppress(OSError):
                 os.close(descriptor)

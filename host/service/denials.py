@@ -33,8 +33,17 @@ class Denials:
         self._lock = threading.Lock()
         self._records: dict[tuple[str, str, str, str], PermissionDecision] = {}
 
-    def add(self, kind: str, target: str, reason: str, layer: str, pid: int, call: tuple[int, str]) -> None:
-        """One denial. All but `reason` and what the host knows itself is the worker's claim."""
+    def add(
+        self,
+        kind: str,
+        target: str,
+        reason: str,
+        layer: str,
+        pid: int,
+        call: tuple[int, str],
+        origin: str = "worker",
+    ) -> None:
+        """One denial. With origin ``worker`` all but `reason` and what the host knows itself is that worker's claim."""
         kind, target = visible(kind, 100), visible(target, 1000)
         key = (kind, target, layer, call[1])
         with self._lock:
@@ -46,7 +55,7 @@ class Denials:
                 return
             seq, ts = self._stamp()
             record = self._records[key] = PermissionDecision(
-                seq=seq, ts=ts, plugin=self._plugin, worker=WorkerPid(pid), decision="deny", origin="worker",
+                seq=seq, ts=ts, plugin=self._plugin, worker=WorkerPid(pid), decision="deny", origin=origin,
                 layer=layer, call=CallName(*call), permission=PermissionName(kind, target), reason=reason,
                 hint=advice(kind, target, reason),
             )  # fmt: skip

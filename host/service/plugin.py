@@ -15,7 +15,7 @@ from host.service.denials import ALLOWED, Denials, advice, reason_for
 from host.service.proxy import BadHook, check, function
 from host.service.remote_errors import rebuild
 from sandbox_worker import wire
-from sandbox_worker.errors import Unsendable
+from sandbox_worker.errors import DENY_RULE, Unsendable
 from sandbox_worker.messages import Hook, Result
 
 if TYPE_CHECKING:
@@ -58,6 +58,8 @@ class SandboxedPlugin:
         self._logs: list[str] = []
         self._events_lock = threading.Lock()  # who waits for it finds recorded what another thread has drained
         self._denials = Denials(self._identity, owner._tell, owner._stamp)
+        self._refused: tuple[tuple[int, int], tuple[str, str, str]] | None = None
+        """What the broker refused last: (worker, call), (kind, target, reason)."""
 
     def __repr__(self) -> str:
         return f"<SandboxedPlugin {self.__name__!r} {self.state}>"
@@ -146,7 +148,7 @@ class SandboxedPlugin:
                 reply, worker = self._deliver(hook, arguments)
             except Undelivered:  # once: what dies before it reads anything twice is no coincidence
                 reply, worker = self._deliver(hook, arguments, again=True)
-            if reply.denials:
+            if reply.denials or worker.refusals >= 0:
                 self._take_events(worker, (worker.call_id, hook))
             if type(reply) is Result:
                 return reply.value
@@ -182,7 +184,17 @@ class SandboxedPlugin:
 
     def _remote(self, reply: Any, worker: Worker, hook: str) -> Exception:
         hint = ""
-        if reply.cause is not None and reply.cause[0] == "denied":
+        refused = self._refused
+        if (
+            reply.cause is None
+            and reply.type_name == "PermissionError"
+            and refused is not None
+            and refused[0] == (worker.pid, worker.call_id)
+        ):  # one that says nothing, in a call in which the broker refused something: that is its cause
+            kind, target, reason = refused[1]
+            reply.cause = ("denied", kind, target, "broker")
+            hint = advice(kind, target, reason)
+        elif reply.cause is not None and reply.cause[0] == "denied":
             _, kind, target, layer = reply.cause
             reason = reason_for(kind, target, self._effective)
             hint = advice(kind, target, reason)
@@ -213,7 +225,7 @@ class SandboxedPlugin:
         if self._closed:
             raise HostError(f"plugin {self.__name__} is closed", plugin=self.__name__)
         worker = self._worker
-        if worker is not None and worker.usable:
+        if worker is not None and worker.usable and worker.connected:
             return worker
         if worker is not None:
             self._retire(worker)
@@ -253,10 +265,15 @@ class SandboxedPlugin:
             return None
 
     def _take_events(self, worker: Worker, call: tuple[int, str] | None = None) -> None:
-        """Record the denials that wait on the event pipe, under `call`, or else the call that runs, if one does."""
+        """Record the denials that the worker and the broker reported, under `call`, or else the call that runs, if one
+        does."""
         if call is None:
             call = (worker.call_id, worker.hook) if worker.busy else (0, "")
         with self._events_lock:
+            for kind, target, by_rule in worker.drain_refusals():  # the broker's word: not judged again
+                reason = DENY_RULE if by_rule else "no-rule"
+                self._denials.add(kind, target, reason, "broker", worker.pid, call, origin="host")
+                self._refused = (worker.pid, worker.call_id), (kind, target, reason)
             for kind, target, _ in worker.drain_events():
                 reason = reason_for(kind, target, self._effective)
                 if reason != ALLOWED:

@@ -9,10 +9,11 @@ import tempfile
 import threading
 from typing import TYPE_CHECKING, Final
 
-from host.errors import HostError, PluginStartError
+from host.errors import HostError, LockdownUnavailable, PluginStartError
 from host.model import plan
 from host.model.manifest import expand
 from host.run import interpreter as interpreters
+from host.run.broker import Broker
 from host.run.launch import Launch
 from host.run.quota import Quota, QuotaWatcher
 from host.run.spawner import Spawner
@@ -43,6 +44,7 @@ class Workers:
         self._data = data
         self._temporary: dict[Worker, str] = {}
         self._spawner: Spawner | None = None
+        self._broker: Broker | None = None
         self._watcher = Watcher()
         self._quotas = QuotaWatcher()
         self._kept: dict[str, Quota] = {}
@@ -74,8 +76,8 @@ class Workers:
     ) -> Worker:
         """A worker that is locked down, proven, and has loaded the plugin; `decide` takes the variables' values.
 
-        `on_failed` gets a worker that was started and ended all the same. Raises PluginStartError, and what `decide`
-        raises.
+        `on_failed` gets a worker that was started and ended all the same. Raises PluginStartError, LockdownUnavailable
+        (a network grant that can't be held here), and what `decide` raises.
         """
         tmp = tempfile.mkdtemp(prefix="plughold-") if _uses(manifest, "${tmp}") else None
         try:
@@ -113,9 +115,13 @@ class Workers:
         return quota
 
     def _launch(self, launch: Launch, limits: Limits) -> Worker:
+        """Raises PluginStartError; LockdownUnavailable where this machine can't hold a network grant."""
         try:
             spawner = None if self.tier == "hooked" else self._live_spawner()
-            return Worker(launch, limits, self._interpreter, spawner, self._watcher)
+            broker = self._live_broker() if launch.network else None
+            return Worker(launch, limits, self._interpreter, spawner, self._watcher, broker)
+        except LockdownUnavailable:  # says what this machine lacks, and has an exit status of its own
+            raise
         except (OSError, HostError) as e:  # no descriptors or processes left, a spawner that died just now
             raise PluginStartError(f"has no worker: {e}") from e
 
@@ -127,11 +133,12 @@ class Workers:
         _remove(self._temporary.pop(worker, None))
 
     def close(self) -> None:
-        """End the watcher and the spawner; workers that are left die with it."""
+        """End the watcher, the spawner and the broker; workers that are left die with the spawner."""
         self._watcher.close()
         self._quotas.close()
-        if self._spawner is not None:
-            self._spawner.close()
+        for helper in (self._spawner, self._broker):
+            if helper is not None:
+                helper.close()
 
     def abandon(self, workers: Iterable[Worker]) -> None:
         """In a forked child: close the descriptors; every process is the parent's."""
@@ -139,8 +146,9 @@ class Workers:
             worker.abandon()
         self._watcher.abandon()
         self._quotas.abandon()
-        if self._spawner is not None:
-            self._spawner.abandon()
+        for helper in (self._spawner, self._broker):
+            if helper is not None:
+                helper.abandon()
 
     def _live_spawner(self) -> Spawner:
         with self._lock:
@@ -149,6 +157,17 @@ class Workers:
                     self._spawner.close()
                 self._spawner = Spawner(self._interpreter)
             return self._spawner
+
+    def _live_broker(self) -> Broker:
+        if self.tier == "hooked":
+            text = "net.connect and net.listen are held by the kernel alone, and tier hooked has none of it"
+            raise LockdownUnavailable(text, tier="filtered", missing=("seccomp notifications",))
+        with self._lock:
+            if self._broker is None or not self._broker.alive:
+                if self._broker is not None:
+                    self._broker.close()
+                self._broker = Broker(self._interpreter)
+            return self._broker
 
     def _make_data(self, manifest: Manifest) -> None:
         if not _uses(manifest, "${data}"):
@@ -182,6 +201,7 @@ class Workers:
             kind: plan.hook_table(kind, effective, _spelled(manifest, effective, kind, variables), places)
             for kind in plan.FILE_KINDS
         }
+        network = plan.network(effective)
         settings = plan.settings(
             tables,
             places,
@@ -195,6 +215,7 @@ class Workers:
             trusted=self._trusted(manifest),
             probe=_probe(manifest, tables["fs.read"]),
             result_size=effective.limits.result_size,
+            network=plan.network_tables(effective) if network else {},
         )
         return Launch(
             tier=self.tier,
@@ -203,6 +224,8 @@ class Workers:
             limits=plan.resource_limits(effective.limits),
             environment=plan.environment(effective, os.environ, variables["tmp"] if "tmp" in writable else None),
             folder=str(manifest.path),
+            network=network,
+            policy=plan.network_policy(effective) if network else {},
         )
 
     def _trusted(self, manifest: Manifest) -> list[str]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 MAX_FRAME: Final = 4 << 20
 """Bytes in a frame, its length not counted: above what execve(2) takes as arguments and environment by default."""
 
-DESCRIPTORS: Final = 4
+DESCRIPTORS: Final = 5
 """The most that come with one frame."""
 
 _INT_SIZE: Final = array.array("i").itemsize

@@ -16,6 +16,7 @@ import errno
 import os
 import resource
 import signal
+import socket
 
 from . import landlock, linux
 from .exec_gate import ExecGate
@@ -52,6 +53,7 @@ _PR_SET_SECUREBITS: Final = 28
 _PR_SET_NO_NEW_PRIVS: Final = 38
 _PR_CAP_AMBIENT: Final = 47
 _PR_CAP_AMBIENT_CLEAR_ALL: Final = 4
+_PR_SET_PTRACER: Final = 0x59616D61
 _SECUREBITS: Final = 0xEF  # NOROOT, NO_SETUID_FIXUP, NO_CAP_AMBIENT_RAISE, and the locks of all four
 
 
@@ -60,11 +62,13 @@ class Plan:
 
     `descriptors` are those of calls (read), replies (write), events (write) and log (write), all at or above
     FIRST_FOREIGN; `ruleset` is a Landlock descriptor or None (tier `filtered`); `limits` maps getrlimit(2) resources
-    to values for both soft and hard limit; `program` has the slots of `profile.worker_filter`.
+    to values for both soft and hard limit; `program` has the slots of `profile.worker_filter`. `broker` is None, or
+    the connected unix socket over which the broker gets the filter's notifications, and the broker's pid.
     """
 
     __slots__ = (
         "argv",
+        "broker",
         "descriptors",
         "environment",
         "folder",
@@ -87,6 +91,7 @@ class Plan:
         ruleset: int | None,
         program: Program,
         spawner: int,
+        broker: tuple[int, int] | None = None,
     ) -> None:
         self.interpreter = interpreter
         self.argv = argv
@@ -97,6 +102,7 @@ class Plan:
         self.ruleset = ruleset
         self.program = program
         self.spawner = spawner
+        self.broker = broker
 
 
 def become_worker(plan: Plan) -> NoReturn:
@@ -121,15 +127,16 @@ class _Child:
         self._plan = plan
 
     def descriptors(self) -> None:
-        """The worker's six, and besides them only the ruleset, which is close-on-exec."""
-        calls, replies, events, log = self._plan.descriptors
+        """The worker's six, and besides them only the ruleset and the way to the broker, which are close-on-exec."""
+        plan = self._plan
+        calls, replies, events, log = plan.descriptors
         for descriptor, source in enumerate((log, log, calls, replies, events), start=1):
             os.dup2(source, descriptor)
         first = FIRST_FOREIGN
-        if self._plan.ruleset is not None:
-            if self._plan.ruleset > first:
-                linux.close_range(first, self._plan.ruleset - 1)
-            first = self._plan.ruleset + 1
+        for kept in sorted(d for d in (plan.ruleset, plan.broker and plan.broker[0]) if d is not None):
+            if kept > first:
+                linux.close_range(first, kept - 1)
+            first = kept + 1
         linux.close_range(first, LAST_DESCRIPTOR)
 
     def session(self) -> None:
@@ -171,11 +178,24 @@ class _Child:
         os.close(self._plan.ruleset)
 
     def seccomp(self) -> None:
-        """The profile, with this process's pid and the addresses of its one execve."""
+        """The profile, with this process's pid and the addresses of its one execve.
+
+        Whoever holds the notifications of a filter may answer them, so they are gone from here before the exec.
+        """
         plan = self._plan
         self._gate = ExecGate(plan.interpreter, plan.argv, plan.environment)
         path, argv, envp = self._gate.addresses()
-        linux.install_filter(plan.program.patch({"pid": os.getpid(), "path": path, "argv": argv, "envp": envp}))
+        code = plan.program.patch({"pid": os.getpid(), "path": path, "argv": argv, "envp": envp})
+        if plan.broker is None:
+            linux.install_filter(code)
+            return
+        channel, broker = plan.broker
+        with contextlib.suppress(OSError):  # EINVAL without Yama, which else lets only ancestors read its memory
+            linux.prctl(_PR_SET_PTRACER, broker)
+        with socket.socket(fileno=channel) as connection:
+            listener = linux.install_supervised_filter(code)
+            socket.send_fds(connection, [os.getpid().to_bytes(4, "big")], [listener])
+            os.close(listener)
 
     def exec(self) -> None:
         """The interpreter, through the gate."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from . import landlock, linux
 from .bpf import ALLOW, KILL_PROCESS, fail_with
-from .profile import worker_filter
+from .profile import NETWORK, worker_filter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from typing import Final
 
     from .bpf import Program
@@ -31,7 +34,7 @@ class Machine:
         self.landlock_abi = 0
         self.seccomp = False
         self.missing: list[str] = []
-        self._filters: dict[str, Program] = {}
+        self._filters: dict[tuple[str, frozenset[str]], Program] = {}
         if linux.ARCHITECTURE is None:
             self.missing.append(f"no table of system calls for this machine: {linux.MACHINE}")
             return
@@ -43,9 +46,9 @@ class Machine:
             self.missing.append(why_not)
             return
         self.seccomp = True
-        self._filters[FILTERED] = worker_filter(linux.ARCHITECTURE, None)
-        if self.landlock_abi:
-            self._filters[CONFINED] = worker_filter(linux.ARCHITECTURE, self.landlock_abi)
+        for tier in (FILTERED, CONFINED):
+            with contextlib.suppress(ValueError):
+                self.filter_of(tier)
 
     def report(self) -> dict[str, object]:
         """For the host: the content of "ready"."""
@@ -57,12 +60,21 @@ class Machine:
             "missing": self.missing,
         }
 
-    def filter_of(self, tier: str) -> Program:
-        """The filter of a tier. ValueError for one that this machine can't reach, or that needs no filter."""
-        try:
-            return self._filters[tier]
-        except KeyError:
-            raise ValueError(f"the tier {tier!r} is out of reach: {'; '.join(self.missing) or 'unknown'}") from None
+    def filter_of(self, tier: str, network: Collection[str] = ()) -> Program:
+        """The filter of a tier for a worker for which the broker answers `network`; compiled when first wanted.
+
+        ValueError for a tier that this machine can't reach or that needs no filter, and for an unknown `network`.
+        """
+        reachable = self.seccomp and (tier == FILTERED or (tier == CONFINED and self.landlock_abi))
+        if linux.ARCHITECTURE is None or not reachable:
+            raise ValueError(f"the tier {tier!r} is out of reach: {'; '.join(self.missing) or 'unknown'}")
+        if not set(network) <= set(NETWORK):
+            raise ValueError(f"{network!r} is more than {', '.join(NETWORK)}")
+        key = tier, frozenset(network)
+        if key not in self._filters:
+            abi = self.landlock_abi if tier == CONFINED else None
+            self._filters[key] = worker_filter(linux.ARCHITECTURE, abi, network)
+        return self._filters[key]
 
 
 def _why_no_seccomp() -> str:

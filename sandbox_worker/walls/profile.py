@@ -5,16 +5,20 @@ is what is dangerous and known; every other number, also one of a future kernel,
 have a fall-back. Landlock says which files; this filter closes what Landlock does not cover: the network beyond TCP,
 other processes of the same user, metadata of files, executable anonymous memory.
 
+A worker with a network grant has a filter that hands what needs a decision on memory (an address, a file name) to the
+broker: `NETWORK`. All else of it is the filter of every worker.
+
 Argument positions are those of the kernel, not of libc (syscall(2), "Architecture calling conventions"; both
 architectures agree on every call that is checked here).
 """
 
 from __future__ import annotations
 
-from .bpf import ALLOW, Slot, any_bit, compile_filter, equals, fail_with, masked, no_bit, null, one_of, pointers
+from .bpf import ALLOW, NOTIFY, Slot, any_bit, compile_filter, equals, fail_with, masked, no_bit, null, one_of, pointers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from typing import Final
 
     from .bpf import Condition, Program, Rule
@@ -171,23 +175,39 @@ _PERSONALITY_QUERY: Final = 0xFFFFFFFF
 
 _TRUNCATE_ABI: Final = 3  # the first Landlock that guards truncation
 
+NETWORK: Final = ("connect", "listen", "names")
+"""What the broker may be asked: TCP connections, TCP listeners, and the addresses of names."""
 
-def worker_filter(architecture: Architecture, landlock_abi: int | None) -> Program:
-    """The filter of every worker: slots "pid" (its own), "path", "argv", "envp" (addresses of its one execve).
+_AF_INET: Final = (2, 10)  # AF_INET, AF_INET6
+_TCP: Final = (0, 6)  # the default and IPPROTO_TCP; not MPTCP, whose subflows no one decides
+_IPPROTO_TCP: Final = 6
+# TCP_NODELAY TCP_CORK TCP_KEEPIDLE TCP_KEEPINTVL TCP_KEEPCNT TCP_DEFER_ACCEPT TCP_QUICKACK TCP_USER_TIMEOUT. Not
+# TCP_FASTOPEN_CONNECT (connects when it sends), TCP_REPAIR (forges connections), TCP_ULP (loads modules).
+_TCP_OPTIONS: Final = (1, 3, 4, 5, 6, 9, 12, 18)
+_IPPROTO_IPV6: Final = 41
+_IPV6_V6ONLY: Final = 26
 
-    `landlock_abi` is the version that guards the worker's files, None where Landlock does not.
+
+def worker_filter(architecture: Architecture, landlock_abi: int | None, network: Collection[str] = ()) -> Program:
+    """The filter of a worker: slots "pid" (its own), "path", "argv", "envp" (addresses of its one execve).
+
+    `landlock_abi` is the version that guards the worker's files, None where Landlock does not; `network` what of
+    `NETWORK` the broker answers for it.
     """
-    return compile_filter(worker_rules(landlock_abi), ENOSYS, architecture)
+    return compile_filter(worker_rules(landlock_abi, network), ENOSYS, architecture)
 
 
-def worker_rules(landlock_abi: int | None) -> dict[str, Rule]:
+def worker_rules(landlock_abi: int | None, network: Collection[str] = ()) -> dict[str, Rule]:
     """The rule of every call that the profile names, on any architecture; arguments as in `worker_filter`."""
     rules: dict[str, Rule] = {name: ALLOW for names in ALLOWED.values() for name in names.split()}
     rules.update((name, action) for action, _, names in REFUSED for name in names.split())
     rules.update(_process_rules())
     rules.update(_memory_rules())
-    rules.update(_file_rules(old_landlock=landlock_abi is not None and landlock_abi < _TRUNCATE_ABI))
+    old_landlock = landlock_abi is not None and landlock_abi < _TRUNCATE_ABI
+    rules.update(_file_rules(old_landlock=old_landlock, otherwise=NOTIFY if "names" in network else ALLOW))
     rules.update(_socket_rules())
+    if network:
+        rules.update(_network_rules(network))
     rules.update(_multiplexer_rules())
     return rules
 
@@ -229,8 +249,11 @@ def _memory_rules() -> dict[str, Rule]:
     }
 
 
-def _file_rules(*, old_landlock: bool) -> dict[str, Rule]:
+def _file_rules(*, old_landlock: bool, otherwise: int) -> dict[str, Rule]:
     """No file is made set-uid or set-gid (chmod does nothing anyway).
+
+    Where names are granted, `otherwise` asks the broker, which gives the worker its /etc/hosts and lets every other
+    name pass to Landlock.
 
     Landlock before ABI 3 does not guard truncation: there truncate(2) is refused, and O_TRUNC needs an access mode
     that Landlock takes for writing. Mode 3 is not one: the kernel gives such a file neither FMODE_READ nor
@@ -240,9 +263,9 @@ def _file_rules(*, old_landlock: bool) -> dict[str, Rule]:
     def opening(flags: int, mode: int) -> Rule:
         set_id = ((any_bit(flags, _O_CREAT_OR_TMPFILE), any_bit(mode, _SETUID_SETGID)), EPERM)
         if not old_landlock:
-            return (set_id, ALLOW)
+            return (set_id, otherwise)
         unguarded = [((any_bit(flags, _O_TRUNC), masked(flags, _O_ACCMODE, how)), EACCES) for how in (0, 3)]
-        return (set_id, *unguarded, ALLOW)
+        return (set_id, *unguarded, otherwise)
 
     return {
         "open": opening(1, 2),
@@ -268,6 +291,24 @@ def _socket_rules() -> dict[str, Rule]:
         "sendmmsg": _only(no_bit(3, _MSG_FASTOPEN)),
         "setsockopt": _only(equals(1, _SOL_SOCKET), one_of(2, _SOCKET_OPTIONS), otherwise=ENOPROTOOPT),
     }
+
+
+def _network_rules(network: Collection[str]) -> dict[str, Rule]:
+    """TCP sockets, whose way to anywhere the broker opens: connect(2), bind(2), listen(2)."""
+    rules: dict[str, Rule] = {
+        "socket": _only(one_of(0, _AF_INET), masked(1, _SOCK_TYPE, _SOCK_STREAM), one_of(2, _TCP), otherwise=EACCES),
+        "setsockopt": (
+            ((equals(1, _SOL_SOCKET), one_of(2, _SOCKET_OPTIONS)), ALLOW),
+            ((equals(1, _IPPROTO_TCP), one_of(2, _TCP_OPTIONS)), ALLOW),
+            ((equals(1, _IPPROTO_IPV6), equals(2, _IPV6_V6ONLY)), ALLOW),
+            ENOPROTOOPT,
+        ),
+    }
+    if "connect" in network:
+        rules["connect"] = NOTIFY
+    if "listen" in network:
+        rules |= {"bind": NOTIFY, "listen": NOTIFY, "accept": ALLOW, "accept4": ALLOW}
+    return rules
 
 
 def _multiplexer_rules() -> dict[str, Rule]:

@@ -1,19 +1,21 @@
-"""The spawner: one small single-threaded process per host that forks workers. The only user of ctypes.
+"""The spawner: one small single-threaded process per host that forks workers.
 
 It talks to its host over `control`:
 
     host                                       spawner
     ["base", {rules, interpreter}]             ["ready", {landlock_abi, seccomp, ...}]
     ["spawn", {argv, env, cwd, rules,          ["spawned", pid] or ["error", text]
-               limits, tier}] + 4 descriptors
+               limits, tier, network,
+               broker}] + 4 or 5 descriptors
     ["reap", pid]                              ["reaped", pid, wait status]
 
 "base" comes first and once. Its rules hold for every worker (standard library, shared libraries); their paths stay
-open, so that a spawn only adds them. "ready" says what the machine has (`Machine.report`), and which of these paths are
-`skipped` because they can't be opened as they are written (`landlock.open_rules`). The four descriptors are those of
-calls, replies, events and log. A worker that is to be reaped and still lives after a second is killed; until it is
-reaped it stays a zombie, so that its pid never names another process. "reaped" comes when it is true: frames sent
-meanwhile are answered first.
+open, so that a spawn only adds them. "ready" says what the machine has (`Machine.report`), and which of these paths
+are `skipped` because they can't be opened as they are written (`landlock.open_rules`). The descriptors are those of
+calls, replies, events and log, and, where `network` names what the broker (process `broker`) answers for the worker, a
+unix socket that leads there. A worker that is to be reaped and still lives after a second is killed; until it is reaped
+it stays a zombie, so that its pid never names another process. "reaped" comes when it is true: frames sent meanwhile
+are answered first.
 
 The end of the stream, a frame that makes no sense and the host's death end the spawner and, before, all workers.
 The host's death is watched by a pidfd: a parent-death signal would come when the *thread* that started the spawner
@@ -22,18 +24,16 @@ ends (prctl(2)). The workers have such a signal, for this process has only one t
 
 from __future__ import annotations
 
-import fcntl
 import gc
 import os
-import resource
-import signal
 import sys
 import time
 
-from . import landlock, linux, lockdown
+from . import landlock, lockdown
 from .control import Control, HangUp
 from .elf import loader_of
 from .machine import CONFINED, Machine
+from .settle import settle
 from .workers import Workers
 
 TYPE_CHECKING = False
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from typing import Any, Final, NoReturn
 
 _ELF_START: Final = 65536  # more than a linker puts before the end of PT_INTERP
-_WORKER_DESCRIPTORS: Final = 4
+_WORKER_DESCRIPTORS: Final = (4, 5)
 
 
 def main(control_fd: int, host_pid: int) -> NoReturn:
@@ -49,7 +49,7 @@ def main(control_fd: int, host_pid: int) -> NoReturn:
     status = 1
     workers = Workers()
     try:
-        Spawner(_settle(control_fd, host_pid), Machine(), workers).serve()
+        Spawner(settle(control_fd, host_pid), Machine(), workers).serve()
     except HangUp:
         status = 0
     except BaseException:  # noqa: BLE001 - nothing may keep the workers from being killed
@@ -112,7 +112,7 @@ class Spawner:
     def _answer(self, message: list[Any], descriptors: list[int]) -> None:
         try:
             match message:
-                case ["spawn", dict() as wanted] if len(descriptors) == _WORKER_DESCRIPTORS:
+                case ["spawn", dict() as wanted] if len(descriptors) in _WORKER_DESCRIPTORS:
                     self._spawn(wanted, descriptors)
                 case ["reap", int() as pid] if not descriptors:
                     self._reap(pid)
@@ -132,9 +132,12 @@ class Spawner:
         self._control.send("spawned", pid)
 
     def _fork(self, wanted: dict[str, Any], descriptors: list[int]) -> int:
-        calls, replies, events, log = descriptors
+        calls, replies, events, log, *channel = descriptors
+        network = wanted.get("network", ())
+        if bool(network) != bool(channel):
+            raise ValueError("a broker's socket without a network to decide, or the other way round")
         os.set_blocking(events, False)  # of the open file, so for the worker too: an event never holds it up
-        program = self._machine.filter_of(wanted["tier"])
+        program = self._machine.filter_of(wanted["tier"], network)
         ruleset = self._ruleset(wanted["rules"]) if wanted["tier"] == CONFINED else None
         try:
             plan = lockdown.Plan(
@@ -147,6 +150,7 @@ class Spawner:
                 ruleset=ruleset,
                 program=program,
                 spawner=self._pid,
+                broker=(channel[0], wanted["broker"]) if channel else None,
             )
             pid = os.fork()
             if not pid:
@@ -191,43 +195,3 @@ def _limits(wanted: dict[str, Any]) -> dict[int, int]:
         if name not in lockdown.RESOURCES or not isinstance(value, int) or value < 0:  # -1 would be "no limit"
             raise ValueError(f"{name!r}: {value!r} is no limit; limits are {', '.join(lockdown.RESOURCES)}, from 0 up")
     return {lockdown.RESOURCES[name]: value for name, value in wanted.items()}
-
-
-def _settle(control_fd: int, host_pid: int) -> Control:
-    """Cut what ties this process to whatever started the host, and give up the privileges that no worker may have.
-
-    Signals go back to their defaults, which the workers inherit. The terminal's Ctrl-C does not come here: the new
-    session has no terminal.
-    """
-    control_fd = _keep_only(control_fd)
-    host = os.pidfd_open(host_pid)
-    if os.getppid() != host_pid:
-        raise HangUp("the host died before its death could be watched")
-    lockdown.require_one_thread()  # fork copies one thread, and the locks of all
-    if os.getsid(0) != os.getpid():
-        os.setsid()
-    os.chdir("/")
-    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-        signal.signal(number, signal.SIG_DFL)  # an ignored SIGCHLD, say, would reap the workers before us
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a descriptor per base rule
-    lockdown.renounce()
-    return Control(control_fd, host)
-
-
-def _keep_only(control_fd: int) -> int:
-    """Close all but 0 to 2 and the control socket, which moves above the numbers that a worker's descriptors have.
-
-    Those numbers are held by /dev/null, so that no descriptor of the spawner is ever in the way of a child's dup2.
-    """
-    moved = fcntl.fcntl(control_fd, fcntl.F_DUPFD_CLOEXEC, lockdown.FIRST_FOREIGN)
-    linux.close_range(3, moved - 1)
-    linux.close_range(moved + 1, lockdown.LAST_DESCRIPTOR)
-    null = os.open("/dev/null", os.O_RDONLY)
-    os.dup2(null, 0)
-    while null < lockdown.FIRST_FOREIGN:
-        null = os.open("/dev/null", os.O_RDONLY)
-    os.close(null)
-    return moved

@@ -1,0 +1,124 @@
+"""The broker's process: takes announcements of workers from its host, and gives each one a service.
+
+    host                                         broker
+                                                 ["ready", {variant, missing}]
+    ["serve", {layers, deny, replace}]           ["serving"] or ["error", text]
+      + 2 descriptors
+
+The descriptors are a unix socket over which the worker, before it is one, sends the listener of its filter, and a pipe
+for records of what was refused (`messages.event_record`). `layers` and `deny` are as `policy.policy_of` takes them;
+`replace` asks for sockets of the broker's own, which `variant` "addfd" makes of every request. `variant` is
+"pidfd_getfd", "addfd", or "" where there are no notifications, and then `missing` says why.
+
+The end of the stream, a frame that makes no sense and the host's death end the broker; what workers then ask of the
+network fails.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+
+from sandbox_worker.broker.names import Names
+from sandbox_worker.broker.policy import policy_of
+from sandbox_worker.broker.service import Service
+from sandbox_worker.walls import linux
+from sandbox_worker.walls.bpf import ALLOW, compile_filter
+from sandbox_worker.walls.control import Control, HangUp
+from sandbox_worker.walls.settle import settle
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Final, NoReturn
+
+DUPLICATES: Final = "pidfd_getfd"
+REPLACEMENTS: Final = "addfd"
+_NO_NEW_PRIVS: Final = 38  # PR_SET_NO_NEW_PRIVS
+
+_WHY_NOT: Final = {
+    errno.EBUSY: "an outer sandbox answers seccomp notifications itself, and a process has one such sandbox",
+    errno.EINVAL: "this kernel has no seccomp notifications (they need Linux 5.9 or later; gVisor has none)",
+    errno.ENOSYS: "this kernel has no seccomp filters",
+    errno.EPERM: "an outer sandbox refuses seccomp notifications",
+}
+
+
+def main(control_fd: int, host_pid: int) -> NoReturn:
+    """Serve the host `host_pid`, the parent of this process, on the socket `control_fd`. Ends with the process."""
+    status = 1
+    try:
+        _serve(settle(control_fd, host_pid))
+    except HangUp:
+        status = 0
+    except BaseException:  # noqa: BLE001 - the process ends here, whatever it was
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(status)
+
+
+def _serve(control: Control) -> NoReturn:
+    variant, missing = find_variant()  # forks, so before any thread
+    control.send("ready", {"variant": variant, "missing": missing})
+    names = Names()
+    while True:
+        message, descriptors = control.receive()
+        match message:
+            case ["serve", dict() as wanted] if len(descriptors) == 2:
+                channel, events = descriptors
+                os.set_blocking(events, False)
+                _announce(control, wanted, channel, events, names, variant)
+            case _:
+                raise HangUp(f"a frame of kind {message[0]!r} with {len(descriptors)} descriptors")
+
+
+def _announce(control: Control, wanted: dict[str, Any], channel: int, events: int, names: Names, variant: str) -> None:
+    try:
+        if not variant:
+            raise ValueError("no notifications on this machine")
+        replace = bool(wanted["replace"]) or variant == REPLACEMENTS
+        service = Service(channel, events, policy_of(wanted), names, replace=replace)
+    except (ValueError, TypeError, KeyError) as error:
+        os.close(channel)
+        os.close(events)
+        control.send("error", f"{type(error).__name__}: {error}")
+        return
+    service.start()
+    control.send("serving", True)
+
+
+def find_variant() -> tuple[str, list[str]]:
+    """Try what this machine allows: (variant, what is missing for a better one, in whole sentences)."""
+    error = _try_notifications()
+    if error:
+        return "", [_WHY_NOT.get(error, f"seccomp notifications do not work: {os.strerror(error)}")]
+    pidfd = os.pidfd_open(os.getpid())
+    try:
+        os.close(linux.syscall("pidfd_getfd", pidfd, pidfd, 0))
+    except OSError as refusal:
+        return REPLACEMENTS, [
+            f"pidfd_getfd is refused here ({refusal.strerror}): a connection is made on a new socket, and options "
+            "that were set before it are lost"
+        ]
+    finally:
+        os.close(pidfd)
+    return DUPLICATES, []
+
+
+def _try_notifications() -> int:
+    """Install a supervised filter in a child; its errno, 0 when it worked."""
+    if linux.ARCHITECTURE is None:
+        return errno.ENOSYS
+    code = compile_filter({}, ALLOW, linux.ARCHITECTURE).patch({})
+    pid = os.fork()
+    if not pid:
+        status = errno.EIO
+        try:
+            linux.prctl(_NO_NEW_PRIVS, 1)
+            linux.install_supervised_filter(code)
+            status = 0
+        except OSError as error:
+            status = error.errno or status
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

@@ -1,0 +1,138 @@
+"""Two ways to act on a worker's socket without trusting the worker: which one is possible the machine says.
+
+`Duplicates` acts on the worker's own socket, by a duplicate (pidfd_getfd(2)). `Replacements` makes a socket itself,
+acts on it, and puts it over the worker's descriptor: where pidfd_getfd is refused, as by the default profiles of
+container engines, and where the worker's sockets live in a network of their own. Options that the worker had set on its
+socket are lost then, so those are set that nearly every client and server sets.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+
+from sandbox_worker.broker.notify import Address, Call, Listener, Process
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final, Protocol
+
+    class Sockets(Protocol):
+        """How the broker gets at a worker's socket."""
+
+        def take(self, call: Call, family: int = socket.AF_INET, *, binds: bool = False) -> socket.socket:
+            """The socket that the call's first argument names, of `family` and for bind(2) where one has to be made.
+
+            OSError with what the call is to fail with.
+            """
+
+        def give_back(self, call: Call, taken: socket.socket, error: int) -> None:
+            """The socket has been acted upon, with this errno: put it where the worker finds it."""
+
+        def close(self) -> None:
+            """Close what is kept."""
+
+
+_KEPT_MAX: Final = 16
+_TCP: Final = (0, socket.IPPROTO_TCP)
+_STARTED: Final = (0, errno.EINPROGRESS)
+
+
+def refused() -> OSError:
+    """EACCES: what a permission would allow."""
+    return OSError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+class Duplicates:
+    """Acts on the worker's own sockets."""
+
+    def __init__(self, listener: Listener, process: Process) -> None:
+        self._listener = listener
+        self._process = process
+
+    def take(self, call: Call, family: int = socket.AF_INET, *, binds: bool = False) -> socket.socket:  # noqa: ARG002 - not needed
+        """Our duplicate, which must be a TCP socket and nothing else that a descriptor may be."""
+        taken = self._process.duplicate(call.integer(0))
+        ours = taken.family in (socket.AF_INET, socket.AF_INET6) and taken.type == socket.SOCK_STREAM
+        if not ours or taken.proto not in _TCP or not self._listener.waits(call):
+            taken.close()
+            raise refused()
+        return taken
+
+    def give_back(self, call: Call, taken: socket.socket, error: int) -> None:  # noqa: ARG002 - as `Sockets` has it
+        """It is the worker's already."""
+        taken.close()
+
+    def close(self) -> None:
+        """Nothing is kept."""
+
+
+class Replacements:
+    """Makes sockets in the worker's stead. Bound ones are kept until they listen: only by what they are, never by their
+    number in the worker, can it be told which one it means."""
+
+    def __init__(self, listener: Listener, process: Process) -> None:
+        self._listener = listener
+        self._process = process
+        self._kept: dict[str, socket.socket] = {}
+
+    def take(self, call: Call, family: int = socket.AF_INET, *, binds: bool = False) -> socket.socket:
+        """A socket of the broker's that it has put into the worker before, else a new one."""
+        number = call.integer(0)
+        name, flags = self._process.socket_number(number), self._process.flags(number)
+        if not self._listener.waits(call):
+            raise refused()
+        if name in self._kept:
+            return self._kept[name].dup()
+        made = socket.socket(family, socket.SOCK_STREAM)
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if binds:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if binds and family == socket.AF_INET6:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        os.set_blocking(made.fileno(), not flags & os.O_NONBLOCK)  # of the open file; Python's object stays as it is
+        return made
+
+    def give_back(self, call: Call, taken: socket.socket, error: int) -> None:
+        """Over the worker's descriptor, unless it failed or lies there already."""
+        number = call.integer(0)
+        try:
+            name = f"socket:[{os.fstat(taken.fileno()).st_ino}]"
+            if error not in _STARTED or self._process.socket_number(number) == name:
+                return
+            cloexec = bool(self._process.flags(number) & os.O_CLOEXEC)
+            self._listener.give(call, taken.fileno(), at=number, close_on_exec=cloexec)
+            if error == 0 and not _connected(taken):
+                self._kept[name] = taken.dup()
+            while len(self._kept) > _KEPT_MAX:
+                self._kept.pop(next(iter(self._kept))).close()
+        finally:
+            taken.close()
+
+    def forget(self, taken: socket.socket) -> None:
+        """It listens: nothing is left to decide about it, and only the worker's descriptors keep its port."""
+        kept = self._kept.pop(f"socket:[{os.fstat(taken.fileno()).st_ino}]", None)
+        if kept is not None:
+            kept.close()
+
+    def close(self) -> None:
+        """Close what is kept."""
+        for kept in self._kept.values():
+            kept.close()
+        self._kept.clear()
+
+
+def bound_to(taken: socket.socket) -> Address:
+    """The address that a socket has on this side; port 0 where it has none."""
+    where = taken.getsockname()
+    ip = socket.inet_pton(taken.family, where[0].partition("%")[0])
+    return Address(taken.family, ip, where[1])
+
+
+def _connected(taken: socket.socket) -> bool:
+    try:
+        taken.getpeername()
+    except OSError:
+        return False
+    return True
