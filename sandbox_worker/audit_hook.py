@@ -189,8 +189,8 @@ def _judge_import(name, filename, refuse, denied, native, unhooked, libraries, a
         refuse("native", "a module name that is no str", absent, denied)
     stem = name
     if filename is not None:
-        if type(filename) is not str or "/../" in filename or not filename.startswith(libraries):
-            refuse("native", name, absent, denied)
+        if type(filename) is not str or "/../" in filename or not (filename + "/").startswith(libraries):
+            refuse("native", name.partition(".")[0], absent, denied)  # the package, as a manifest names it
         stem = filename[filename.rfind("/") + 1 :].partition(".")[0]
     for text in (name, stem):
         if text in native:
@@ -298,10 +298,12 @@ def build(rules: dict[str, Any], *, kernel: bool, event_fd: int, pid: int) -> Ca
     """The hook for one worker.
 
     `rules` holds tuples of path prefixes that end in "/": ``read`` and ``write``, each (allow, special, deny) as
-    `permissions.path_verdict` takes them, and ``libraries``, the folders whose compiled modules may load. `kernel`
-    says that Landlock judges every open beneath; `event_fd` is where denials are reported; `pid` is the worker's own.
+    `permissions.path_verdict` takes them, and ``libraries``, the folders and files whose compiled modules may load;
+    and ``calls``, those of FOREIGN_CALLS that are granted. `kernel` says that Landlock judges every open beneath;
+    `event_fd` is where denials are reported; `pid` is the worker's own.
     """
     own: list[Callable[..., Any]] = []
+    calls = rules.get("calls", ())
 
     def bind(function: Any, *defaults: object) -> Callable[..., Any]:
         own.append(detached(function, *defaults))
@@ -321,11 +323,13 @@ def build(rules: dict[str, Any], *, kernel: bool, event_fd: int, pid: int) -> Ca
     judge_open = bind(_judge_open, judge_path, refuse, PermissionDenied, ABSENT, kernel, str, bytes, int, type, bool)
     unhooked = UNHOOKED if kernel else UNHOOKED | UNSEEN_FILES
     judge_import = bind(
-        _judge_import, refuse, ImportDenied, FOREIGN_CALLS, unhooked, rules["libraries"], ABSENT, str, type
-    )
+        _judge_import, refuse, ImportDenied, FOREIGN_CALLS.difference(calls), unhooked, rules["libraries"], ABSENT,
+        str, type,
+    )  # fmt: skip
     judge_network = bind(_judge_network, refuse, PermissionDenied, ABSENT, str, bytes, int, tuple, type)
     judge_run = bind(_judge_run, refuse, PermissionDenied, ABSENT, pid, str, bytes, list, int, type)
+    namespaces = NAMESPACES - {"ctypes"} if "ctypes" in calls else NAMESPACES
     return detached(
-        _hook, HARMLESS, JUDGED, NAMESPACES, judge_open, judge_path, judge_import, judge_network, judge_run, refuse,
+        _hook, HARMLESS, JUDGED, namespaces, judge_open, judge_path, judge_import, judge_network, judge_run, refuse,
         PermissionDenied, InterpreterDenied, INTERPRETER, ABSENT, kernel, tuple(own), str, int, type,
     )  # fmt: skip

@@ -56,8 +56,8 @@ def _freeze(settings: dict[str, Any]) -> None:
     """Lists that crossed become the tuples that str.startswith and the hook take."""
     for kind in ("read", "write"):
         settings[kind] = tuple(tuple(prefixes) for prefixes in settings[kind])
-    settings["libraries"] = tuple(settings["libraries"])
-    settings["trusted"] = tuple(settings["trusted"])
+    for name in ("libraries", "trusted", "calls"):
+        settings[name] = tuple(settings[name])
 
 
 def _probe_kernel(settings: dict[str, Any]) -> list[str]:

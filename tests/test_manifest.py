@@ -400,7 +400,6 @@ def test_a_mistake_is_one_error_that_names_file_key_text_and_what_is_legal(tmp_p
         ("net.listen", "127.0.0.1:8000"),
         ("run", "/usr/bin/git"),
         ("sys", "hostname"),
-        ("native", "numpy"),
         ("host", "storage.get"),
     ],
 )

@@ -14,6 +14,7 @@ from host.errors import HostError, PluginStartError
 from host.model import plan
 from host.model.manifest import expand
 from host.run import interpreter as interpreters
+from host.run import native as natives
 from host.run.launch import Launch
 from host.run.spawner import Spawner
 from host.run.tiers import PROOFS, choose
@@ -156,6 +157,7 @@ class Workers:
             for kind in plan.FILE_KINDS
         }
         readable = (*places.path, *map(os.path.realpath, mine))
+        native = natives.resolve(manifest, effective, places.path)
         settings = plan.settings(
             tables,
             places,
@@ -165,7 +167,8 @@ class Workers:
             entry=manifest.entry,
             functions=dict(manifest.functions),
             packages=dict(self._interpreter.packages),
-            libraries=[folder + "/" for folder in self._interpreter.libraries],
+            libraries=[folder + "/" for folder in (*self._interpreter.libraries, *natives.paths(native))],
+            calls=natives.calls(native),
             trusted=self._trusted(manifest),
             probe=next(path for path in _PROBES if not plan.allows(tables["fs.read"], path)),
             result_size=effective.limits.result_size,
