@@ -11,7 +11,7 @@ import _thread
 import posix
 import sys
 
-from sandbox_worker import audit_hook, importer, messages, serve, wire
+from sandbox_worker import audit_hook, facts, importer, messages, serve, wire
 from sandbox_worker._msgpack import EXTENSION, ExtensionFinder
 from sandbox_worker.errors import PermissionDenied
 
@@ -56,7 +56,7 @@ def _freeze(settings: dict[str, Any]) -> None:
     """Lists that crossed become the tuples that str.startswith and the hook take."""
     for kind in ("read", "write"):
         settings[kind] = tuple(tuple(prefixes) for prefixes in settings[kind])
-    for name in ("libraries", "trusted", "calls"):
+    for name in ("libraries", "trusted", "calls", "sys"):
         settings[name] = tuple(settings[name])
 
 
@@ -96,6 +96,7 @@ def _install_hook(settings: dict[str, Any]) -> list[str]:
     importer.install(settings["path"], trusted, settings["packages"])
     if EXTENSION is not None:
         sys.meta_path.insert(0, ExtensionFinder(EXTENSION))
+    facts.install(settings["sys"], settings["pages"], tuple(map(tuple, settings["interfaces"])))
     kernel = settings["tier"] == "confined"
     if not kernel:
         _use_full_paths()

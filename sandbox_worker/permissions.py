@@ -49,7 +49,7 @@ KINDS: Final[tuple[str, ...]] = (
     "native",
     "host",
 )
-ENFORCED_KINDS: Final = ("fs.read", "fs.write", "env", "native")  # what this version can grant and hold
+ENFORCED_KINDS: Final = ("fs.read", "fs.write", "env", "sys", "native")  # what this version can grant and hold
 IMPLIED_ENV: Final = ("TZ", "LC_CTYPE")  # every worker has time zones and one fixed locale
 RULE_MAX: Final = 4096  # characters; PATH_MAX of linux/limits.h bounds the longest thing that a rule can name
 

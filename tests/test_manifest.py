@@ -399,7 +399,6 @@ def test_a_mistake_is_one_error_that_names_file_key_text_and_what_is_legal(tmp_p
         ("net.connect", "api.example.com:443"),
         ("net.listen", "127.0.0.1:8000"),
         ("run", "/usr/bin/git"),
-        ("sys", "hostname"),
         ("host", "storage.get"),
     ],
 )

@@ -7,7 +7,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any, Final
 
-from sandbox_worker.permissions import IMPLIED_ENV, Rule, decide, path_prefixes, path_verdict
+from sandbox_worker.permissions import IMPLIED_ENV, SYS_NAMES, Rule, decide, path_prefixes, path_verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -24,6 +24,16 @@ SPECIAL_TREES: Final = ("/proc", "/sys", "/dev")
 SLACK: Final = 64 << 20
 """Private memory, in bytes, that a worker may map beyond its `memory` limit: interpreter, loader, thread stacks. The
 limit itself is watched as resident memory from outside."""
+
+SYS_FILES: Final = {
+    "hostname": ("/proc/sys/kernel/hostname", "/etc/hostname"),
+    "osRelease": ("/proc/sys/kernel/osrelease", "/proc/version"),
+    "osUptime": ("/proc/uptime",),
+    "loadavg": ("/proc/loadavg",),
+    "systemMemoryInfo": ("/proc/meminfo",),
+    "cpus": ("/proc/cpuinfo", "/sys/devices/system/cpu"),
+}
+"""What a name of `sys` lets a plugin read: where proc(5) and libc find the answer (getloadavg(3), get_nprocs(3))."""
 
 _OWN_DESCRIPTORS: Final = 6
 _STACK: Final = 8 << 20
@@ -128,6 +138,12 @@ def _in(path: str, trees: Iterable[str]) -> bool:
 def allows(table: Table, path: str) -> bool:
     """Whether the hook will let `path` pass."""
     return path_verdict(path, *table) == 1
+
+
+def sys_names(effective: Effective) -> list[str]:
+    """The names of `sys` that are granted, one by one."""
+    allow, deny = effective.allow.get("sys", ()), effective.deny.get("sys", ())
+    return [name for name in SYS_NAMES if allow and decide("sys", allow, deny, name).allowed]
 
 
 def environment(effective: Effective, available: Mapping[str, str], tmp: str | None) -> dict[str, str]:

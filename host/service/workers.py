@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import socket
 import stat
 import tempfile
 import threading
@@ -146,17 +147,19 @@ class Workers:
 
     def _plan(self, manifest: Manifest, effective: Effective, variables: dict[str, str], tmp: str | None) -> Launch:
         mine = [variables[name] for name in ("data", "tmp") if _uses_for_writing(manifest, f"${{{name}}}")]
+        sys_names = plan.sys_names(effective)
+        facts = [path for name in sys_names for path in plan.SYS_FILES.get(name, ()) if os.path.exists(path)]
         places = plan.Places(
             path=(str(manifest.path), *(interpreters.site_packages() if manifest.environment == "host" else ())),
-            readable=(*self._interpreter.readable, *map(os.path.realpath, mine)),
-            devices=self._interpreter.devices,
+            readable=(*self._interpreter.readable, *facts, *map(os.path.realpath, mine)),
+            devices=(*self._interpreter.devices, *facts),
             hidden=self._interpreter.hidden,
         )
         tables = {
             kind: plan.hook_table(kind, effective, _spelled(manifest, kind, variables), places)
             for kind in plan.FILE_KINDS
         }
-        readable = (*places.path, *map(os.path.realpath, mine))
+        readable = (*places.path, *facts, *map(os.path.realpath, mine))
         native = natives.resolve(manifest, effective, places.path)
         settings = plan.settings(
             tables,
@@ -169,6 +172,9 @@ class Workers:
             packages=dict(self._interpreter.packages),
             libraries=[folder + "/" for folder in (*self._interpreter.libraries, *natives.paths(native))],
             calls=natives.calls(native),
+            sys=sys_names,
+            pages=effective.limits.memory // os.sysconf("SC_PAGE_SIZE"),
+            interfaces=[list(pair) for pair in socket.if_nameindex()] if "networkInterfaces" in sys_names else [],
             trusted=self._trusted(manifest),
             probe=next(path for path in _PROBES if not plan.allows(tables["fs.read"], path)),
             result_size=effective.limits.result_size,
