@@ -241,7 +241,7 @@ def _judge_run(event, args, refuse, denied, absent, pid, str, bytes, list, int, 
 def _hook(
     event, args,
     harmless, judged, namespaces, judge_open, judge_path, judge_import, judge_network, judge_run, refuse,
-    denied, interpreter_denied, interpreter, absent, kernel, own, str, int, type,
+    denied, interpreter_denied, interpreter, absent, kernel, own, adding, str, int, type,
 ):  # fmt: skip
     """The hook itself, ordered by how often events come."""
     if event in harmless:
@@ -280,7 +280,9 @@ def _hook(
         if type(args[0]) is not str:
             if not kernel:
                 refuse("fs.write", "a database name that is no str", absent, denied)
-        elif args[0] not in (":memory:", "") and not (kernel and args[0][:5] == "file:"):
+        elif not kernel and args[0][:5] == "file:":
+            refuse("fs.write", "a database named by a URI", absent, denied)
+        elif args[0] not in (":memory:", "") and args[0][:5] != "file:":
             judge_path(args[0], not kernel, True, False)
     elif event[:7] == "socket." and event in judged:
         judge_network(event, args)
@@ -290,17 +292,22 @@ def _hook(
         refuse("native", "SQLite extensions", absent, denied)
     elif event in judged:
         judge_run(event, args)
+    elif event == "sys.addaudithook" and adding():
+        return  # a hook more can only refuse more
     elif event[: event.find(".")] in namespaces or "." not in event:
         refuse(interpreter, event, absent, interpreter_denied)
 
 
-def build(rules: dict[str, Any], *, kernel: bool, event_fd: int, pid: int) -> Callable[[str, tuple[object, ...]], None]:
+def build(
+    rules: dict[str, Any], *, kernel: bool, event_fd: int, pid: int, adding: Callable[[], bool] = bool
+) -> Callable[[str, tuple[object, ...]], None]:
     """The hook for one worker.
 
     `rules` holds tuples of path prefixes that end in "/": ``read`` and ``write``, each (allow, special, deny) as
     `permissions.path_verdict` takes them, and ``libraries``, the folders and files whose compiled modules may load;
     and ``calls``, those of FOREIGN_CALLS that are granted. `kernel` says that Landlock judges every open beneath;
-    `event_fd` is where denials are reported; `pid` is the worker's own.
+    `event_fd` is where denials are reported; `pid` is the worker's own. While `adding` says
+    True, a further hook may be installed (`narrower`).
     """
     own: list[Callable[..., Any]] = []
     calls = rules.get("calls", ())
@@ -331,5 +338,5 @@ def build(rules: dict[str, Any], *, kernel: bool, event_fd: int, pid: int) -> Ca
     namespaces = NAMESPACES - {"ctypes"} if "ctypes" in calls else NAMESPACES
     return detached(
         _hook, HARMLESS, JUDGED, namespaces, judge_open, judge_path, judge_import, judge_network, judge_run, refuse,
-        PermissionDenied, InterpreterDenied, INTERPRETER, ABSENT, kernel, tuple(own), str, int, type,
+        PermissionDenied, InterpreterDenied, INTERPRETER, ABSENT, kernel, tuple(own), adding, str, int, type,
     )  # fmt: skip

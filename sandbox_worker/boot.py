@@ -56,8 +56,11 @@ def _freeze(settings: dict[str, Any]) -> None:
     """Lists that crossed become the tuples that str.startswith and the hook take."""
     for kind in ("read", "write"):
         settings[kind] = tuple(tuple(prefixes) for prefixes in settings[kind])
-    for name in ("libraries", "trusted", "calls", "sys"):
+    for name in ("standard", "trusted", "sys", "implied"):
         settings[name] = tuple(settings[name])
+    granted = settings["native"].values()
+    settings["libraries"] = (*settings["standard"], *(path for paths, _ in granted for path in paths))
+    settings["calls"] = tuple(module for _, modules in granted for module in modules)
 
 
 def _probe_kernel(settings: dict[str, Any]) -> list[str]:
@@ -101,7 +104,9 @@ def _install_hook(settings: dict[str, Any]) -> list[str]:
     if not kernel:
         _use_full_paths()
     _stub_process_starter()
-    hook = audit_hook.build(settings, kernel=kernel, event_fd=serve.EVENTS, pid=posix.getpid())
+    gate = _thread.allocate_lock()
+    sys.modules["sandbox_worker"].given = settings, gate  # type: ignore[attr-defined]  # for plugin_api
+    hook = audit_hook.build(settings, kernel=kernel, event_fd=serve.EVENTS, pid=posix.getpid(), adding=gate.locked)
     sys.addaudithook(hook)
     del hook
     try:

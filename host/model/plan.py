@@ -146,6 +146,17 @@ def sys_names(effective: Effective) -> list[str]:
     return [name for name in SYS_NAMES if allow and decide("sys", allow, deny, name).allowed]
 
 
+def implied(places: Places, granted: Iterable[str]) -> list[str]:
+    """Prefixes of what this worker may read by no rule of its own; `granted` is what of it a `sys` grant opened."""
+    opened = set(granted)
+    return list(_prefixes(path for path in (*places.path, *places.readable, *places.devices) if path not in opened))
+
+
+def texts(rules: Mapping[str, tuple[Rule, ...]]) -> list[list[object]]:
+    """Rules as a worker reads them again: [kind, text, private] each."""
+    return [[rule.kind, rule.text, rule.private] for found in rules.values() for rule in found]
+
+
 def environment(effective: Effective, available: Mapping[str, str], tmp: str | None) -> dict[str, str]:
     """The worker's whole environment: built from the rules, never filtered from the host's."""
     allow, deny = effective.allow.get("env", ()), effective.deny.get("env", ())

@@ -17,7 +17,7 @@ from host.errors import GrantError, PluginStartError
 from sandbox_worker.permissions import parse_rule
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from host.model.grants import Effective
     from host.model.manifest import Manifest
@@ -59,16 +59,6 @@ def resolve(manifest: Manifest, effective: Effective, folders: Sequence[str]) ->
     for name, native in found.items():
         _refuse_writable(manifest, name, native, effective)
     return found
-
-
-def paths(natives: Mapping[str, Native]) -> list[str]:
-    """All folders and files whose compiled modules may load, each once."""
-    return list(dict.fromkeys(path for native in natives.values() for path in native.paths))
-
-
-def calls(natives: Mapping[str, Native]) -> list[str]:
-    """All modules that call by address and may be imported, each once."""
-    return list(dict.fromkeys(module for native in natives.values() for module in native.calls))
 
 
 def _one(name: str, folders: Sequence[str]) -> Native | None:
@@ -176,7 +166,7 @@ def _tops(distribution: metadata.Distribution) -> set[str]:
 
 
 def _plain(name: str, folder: str) -> Iterator[str]:
-    """What a name is in `folder` without records: a package's folder and the libraries beside it, or a module's file."""
+    """What a name is in `folder` without records: a package's folder and its libraries beside it, or a module's file."""
     package = os.path.join(folder, name)
     if os.path.isdir(package):
         yield from (path for path in (package, f"{package}.libs") if os.path.isdir(path))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from host.model.events import CallName, PermissionDecision, PermissionName, PluginName, WorkerPid
 from host.model.sanitise import visible
+from sandbox_worker.errors import DROPPED
 from sandbox_worker.permissions import ENFORCED_KINDS, RequestError, decide, hint
 
 if TYPE_CHECKING:
@@ -68,6 +69,8 @@ def advice(kind: str, target: str, reason: str) -> str:
     """The manifest line that would request it, or why none can; the host's own words."""
     if reason == "deny-rule":
         return "a deny rule always wins: only removing it could allow this"
+    if reason == DROPPED:
+        return "the plugin gave it up; a new PluginHost starts with all that is granted"
     return hint(kind, target, ENFORCED_KINDS)
 
 

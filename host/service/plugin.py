@@ -9,15 +9,17 @@ import threading
 from typing import TYPE_CHECKING, Any, Final, final
 
 from host.errors import HostError, PermissionDenied, PluginStartError, SerializationError, WorkerError
-from host.model.events import PluginFailed, PluginName, WorkerPid
+from host.model.events import PermissionDropped, PermissionName, PluginFailed, PluginName, WorkerPid
+from host.model.grants import narrowed
 from host.model.sanitise import visible
 from host.run.worker import Undelivered, Worker
 from host.service.denials import Denials, advice, reason_for
 from host.service.proxy import BadHook, check, function
 from host.service.remote_errors import rebuild
 from sandbox_worker import wire
-from sandbox_worker.errors import DENY_RULE, Unsendable
-from sandbox_worker.messages import Hook, Result
+from sandbox_worker.errors import DENY_RULE, DROPPED, Unsendable
+from sandbox_worker.messages import DROP, Hook, Result
+from sandbox_worker.permissions import RequestError, RuleError, decide, parse_rule
 
 if TYPE_CHECKING:
     from host.model.events import PermissionDecision
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 _log: Final = logging.getLogger("host")
 
 _LINES: Final = 1000
+_DROPS: Final = 256
+"""Dropped permissions kept one by one; beyond, each drops all of its kind."""
 
 RESERVED: Final = frozenset(
     "acall call close denials logs name permissions pid restart restarts state tier version".split()
@@ -58,6 +62,8 @@ class SandboxedPlugin:
         self._starting = False
         self._logs: list[str] = []
         self._events_lock = threading.Lock()  # who waits for it finds recorded what another thread has drained
+        self._dropped: dict[tuple[str, str], None] = {}
+        self._tmp: str | None = None
         self._denials = Denials(self._identity, owner._tell, owner._stamp)
 
     def __repr__(self) -> str:
@@ -179,7 +185,7 @@ class SandboxedPlugin:
         hint = ""
         if reply.cause is not None and reply.cause[0] == "denied":
             _, kind, target, layer = reply.cause
-            reason = reason_for(kind, target, self._effective)
+            reason = DROPPED if self._gave_up(kind, target) else reason_for(kind, target, self._effective)
             hint = advice(kind, target, reason)
             if layer != "audit_hook":  # the hook reports its own over the event pipe
                 self._denials.add(kind, target, reason, layer, worker.pid, (worker.call_id, hook))
@@ -250,8 +256,47 @@ class SandboxedPlugin:
         """Record the denials that wait on the event pipe, under the call that runs or ran last."""
         with self._events_lock:
             for kind, target, by_rule in worker.drain_events():
-                reason = DENY_RULE if by_rule else "no-rule"
+                if kind.startswith(DROP):
+                    self._give_up(kind.removeprefix(DROP), target, worker)
+                    continue
+                reason = DROPPED if self._gave_up(kind, target) else DENY_RULE if by_rule else "no-rule"
                 self._denials.add(kind, target, reason, "audit_hook", worker.pid, (worker.call_id, worker.hook))
+
+    def _give_up(self, kind: str, target: str, worker: Worker) -> None:
+        """Note what the plugin dropped, for it and for all workers to come. A claim, which can only take away."""
+        try:
+            parse_rule(kind, target)
+        except RuleError:
+            return
+        if len(self._dropped) >= _DROPS:
+            target = "*"
+        if self._tmp is not None and f"{target}/".startswith(f"{self._tmp}/"):  # the next worker has another folder
+            target = "${tmp}" + target.removeprefix(self._tmp)
+        if (kind, target) in self._dropped:
+            return
+        self._dropped[kind, target] = None
+        self._effective = narrowed(self._effective, self._drops())
+        seq, ts = self._owner._stamp()
+        permission = PermissionName(visible(kind, 100), visible(target, 1000))
+        self._owner._tell(PermissionDropped(seq, ts, self._identity, WorkerPid(worker.pid), permission))
+
+    def _gave_up(self, kind: str, target: str) -> bool:
+        """Whether a refusal is the plugin's own wish."""
+        rules = [parse_rule(*drop) for drop in self._drops() if drop[0] == kind]
+        try:
+            return bool(rules) and decide(kind, rules, (), target).allowed
+        except RequestError:
+            return False
+
+    def _drops(self) -> list[tuple[str, str]]:
+        """What was dropped, as rules of the worker that runs."""
+        return [(kind, target.replace("${tmp}", self._tmp or "", 1)) for kind, target in self._dropped]
+
+    def _narrowed(self, rules: Effective, tmp: str) -> Effective:
+        """`rules` less what was dropped, for a worker whose private ``${tmp}``, if it has one, is `tmp`."""
+        has_tmp = any(entry.target.startswith("${tmp}") for entry in self._manifest.permissions)
+        self._tmp = tmp if has_tmp else None
+        return narrowed(rules, self._drops())
 
     def _retire(self, worker: Worker) -> None:
         self._take_events(worker)

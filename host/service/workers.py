@@ -22,7 +22,7 @@ from host.run.tiers import PROOFS, choose
 from host.run.watcher import Disk, Watch, Watcher
 from host.run.worker import Worker
 from sandbox_worker import wire
-from sandbox_worker.permissions import Rule, parse_rule
+from sandbox_worker.permissions import Rule, covers, parse_rule
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -146,20 +146,21 @@ class Workers:
     # --- what a worker is started with
 
     def _plan(self, manifest: Manifest, effective: Effective, variables: dict[str, str], tmp: str | None) -> Launch:
-        mine = [variables[name] for name in ("data", "tmp") if _uses_for_writing(manifest, f"${{{name}}}")]
+        writable = [name for name in ("data", "tmp") if _uses_for_writing(manifest, f"${{{name}}}")]
+        mine = [os.path.realpath(variables[name]) for name in writable]
         sys_names = plan.sys_names(effective)
         facts = [path for name in sys_names for path in plan.SYS_FILES.get(name, ()) if os.path.exists(path)]
         places = plan.Places(
             path=(str(manifest.path), *(interpreters.site_packages() if manifest.environment == "host" else ())),
-            readable=(*self._interpreter.readable, *facts, *map(os.path.realpath, mine)),
+            readable=(*self._interpreter.readable, *facts, *mine),
             devices=(*self._interpreter.devices, *facts),
             hidden=self._interpreter.hidden,
         )
         tables = {
-            kind: plan.hook_table(kind, effective, _spelled(manifest, kind, variables), places)
+            kind: plan.hook_table(kind, effective, _spelled(manifest, effective, kind, variables), places)
             for kind in plan.FILE_KINDS
         }
-        readable = (*places.path, *facts, *map(os.path.realpath, mine))
+        readable = (*places.path, *facts, *mine)
         native = natives.resolve(manifest, effective, places.path)
         settings = plan.settings(
             tables,
@@ -170,8 +171,15 @@ class Workers:
             entry=manifest.entry,
             functions=dict(manifest.functions),
             packages=dict(self._interpreter.packages),
-            libraries=[folder + "/" for folder in (*self._interpreter.libraries, *natives.paths(native))],
-            calls=natives.calls(native),
+            standard=[folder + "/" for folder in self._interpreter.libraries],
+            native={name: [[path + "/" for path in found.paths], list(found.calls)] for name, found in native.items()},
+            implied=plan.implied(places, facts),
+            facts={name: list(plan.SYS_FILES.get(name, ())) for name in sys_names},
+            allow=plan.texts(effective.allow),
+            deny=plan.texts(effective.deny),
+            name=manifest.name,
+            version=manifest.version,
+            data=variables["data"] if "data" in writable else None,
             sys=sys_names,
             pages=effective.limits.memory // os.sysconf("SC_PAGE_SIZE"),
             interfaces=[list(pair) for pair in socket.if_nameindex()] if "networkInterfaces" in sys_names else [],
@@ -184,7 +192,7 @@ class Workers:
             settings=settings,
             rules=tuple(plan.kernel_rules(effective, readable, _children)),
             limits=plan.resource_limits(effective.limits),
-            environment=plan.environment(effective, os.environ, tmp if mine and tmp in mine else None),
+            environment=plan.environment(effective, os.environ, tmp if tmp and os.path.realpath(tmp) in mine else None),
             folder=str(manifest.path),
         )
 
@@ -204,8 +212,14 @@ def _uses_for_writing(manifest: Manifest, variable: str) -> bool:
     return any(entry.kind == "fs.write" and entry.target == variable for entry in manifest.permissions)
 
 
-def _spelled(manifest: Manifest, kind: str, variables: dict[str, str]) -> list[Rule]:
-    return [parse_rule(kind, expand(e.target, variables)) for e in manifest.permissions if e.kind == kind]
+def _spelled(manifest: Manifest, effective: Effective, kind: str, variables: dict[str, str]) -> list[Rule]:
+    """The rules as the manifest spells them, of those that are still allowed once their links are resolved."""
+    rules = [parse_rule(kind, expand(e.target, variables)) for e in manifest.permissions if e.kind == kind]
+    return [rule for rule in rules if any(covers(outer, _resolved(rule)) for outer in effective.allow.get(kind, ()))]
+
+
+def _resolved(rule: Rule) -> Rule:
+    return rule if rule.text == "*" else parse_rule(rule.kind, os.path.realpath(rule.text))
 
 
 def _children(folder: str) -> list[str] | None:
