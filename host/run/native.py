@@ -166,7 +166,7 @@ def _tops(distribution: metadata.Distribution) -> set[str]:
 
 
 def _plain(name: str, folder: str) -> Iterator[str]:
-    """What a name is in `folder` without records: a package's folder and its libraries beside it, or a module's file."""
+    """What a name is in `folder` without records: a package's folder and its libraries, or a module's file."""
     package = os.path.join(folder, name)
     if os.path.isdir(package):
         yield from (path for path in (package, f"{package}.libs") if os.path.isdir(path))

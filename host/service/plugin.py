@@ -284,7 +284,7 @@ class SandboxedPlugin:
         """Whether a refusal is the plugin's own wish."""
         rules = [parse_rule(*drop) for drop in self._drops() if drop[0] == kind]
         try:
-            return bool(rules) and decide(kind, rules, (), target).allowed
+            return bool(rules) and decide(kind, (), rules, target).reason == DENY_RULE
         except RequestError:
             return False
 
