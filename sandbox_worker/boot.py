@@ -56,9 +56,10 @@ def _freeze(settings: dict[str, Any]) -> None:
     """Lists that crossed become the tuples that str.startswith and the hook take."""
     for kind in ("read", "write"):
         settings[kind] = tuple(tuple(prefixes) for prefixes in settings[kind])
-    for name in ("standard", "trusted", "sys", "implied"):
+    for name in ("libraries", "trusted", "sys", "implied"):
         settings[name] = tuple(settings[name])
     granted = settings["native"].values()
+    settings["standard"] = settings["libraries"]
     settings["libraries"] = (*settings["standard"], *(path for paths, _ in granted for path in paths))
     settings["calls"] = tuple(module for _, modules in granted for module in modules)
 

@@ -171,7 +171,7 @@ class Workers:
             entry=manifest.entry,
             functions=dict(manifest.functions),
             packages=dict(self._interpreter.packages),
-            standard=[folder + "/" for folder in self._interpreter.libraries],
+            libraries=[folder + "/" for folder in self._interpreter.libraries],
             native={name: [[path + "/" for path in found.paths], list(found.calls)] for name, found in native.items()},
             implied=plan.implied(places, facts),
             facts={name: list(plan.SYS_FILES.get(name, ())) for name in sys_names},
