@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import posix
 
-from sandbox_worker import permissions
+from sandbox_worker import audit_network, permissions
 from sandbox_worker.errors import ABSENT, DENY_RULE, INTERPRETER, ImportDenied, InterpreterDenied, PermissionDenied
 from sandbox_worker.messages import TARGET_LIMIT, event_record
 
@@ -189,93 +189,14 @@ def _judge_import(name, filename, refuse, denied, native, unhooked, libraries, a
         refuse("native", "a module name that is no str", absent, denied)
     stem = name
     if filename is not None:
-        if type(filename) is not str or "/../" in filename or not filename.startswith(libraries):
-            refuse("native", name, absent, denied)
+        if type(filename) is not str or "/../" in filename or not (filename + "/").startswith(libraries):
+            refuse("native", name.partition(".")[0], absent, denied)  # the package, as a manifest names it
         stem = filename[filename.rfind("/") + 1 :].partition(".")[0]
     for text in (name, stem):
         if text in native:
             refuse("native", "ctypes", absent, denied)
         if text in unhooked:
             refuse("native", text, absent, denied)
-
-
-def _subject(host, inet_pton, os_error, int):
-    """The text that patterns match (see `_network`), and whether it is an address: nothing is looked up."""
-    try:
-        packed = inet_pton(2, host)
-    except os_error:
-        try:
-            packed = inet_pton(10, host)
-        except os_error:
-            name = host.lower()
-            return "name:" + ".".join((name[:-1] if name[-1:] == "." else name).split(".")[::-1]), False
-        if packed[:12] != b"\0\0\0\0\0\0\0\0\0\0\xff\xff":
-            return f"6:{int.from_bytes(packed, 'big'):0128b}", True
-    return f"4:{int.from_bytes(packed[-4:], 'big'):032b}", True
-
-
-def _net_verdict(host, port, allow, deny, subject):
-    """1 allowed, 0 not, -1 by a deny rule; `port` None matches all ports.
-
-    An address may be what an allowed name led to: which ones are, the broker knows and this hook does not. So where a
-    rule without an address allows the port, an address is left to the broker.
-    """
-    text, is_address = subject(host)
-    for stem, exact, ports in deny:
-        if (text == stem if exact else text[: stem.__len__()] == stem) and (
-            ports is None or (port is not None and True in [low <= port <= high for low, high in ports])
-        ):
-            return -1
-    for stem, exact, ports in allow:
-        if ports is None or port is None or True in [low <= port <= high for low, high in ports]:
-            if (text == stem if exact else text[: stem.__len__()] == stem) or host == "":
-                return 1
-            if is_address and stem[:2] != "4:" and stem[:2] != "6:":
-                return 1
-    return 0
-
-
-def _judge_network(event, args, network, verdict, refuse, denied, absent, deny_rule, str, bytes, int, tuple, type):
-    """TCP to where a rule leads, as far as text tells; without a rule say where the plugin wanted to go.
-
-    `network` is empty, or four tables: the connect rules, allow and deny, and the listen rules.
-    """
-    if event == "socket.__new__":
-        if args[1] == 1 or args[1] == -1:  # AF_UNIX for a socketpair, or a descriptor that exists already
-            return
-        if network and args[1] in (2, 10) and args[2] & 15 == 1 and args[3] in (0, 6):  # TCP
-            return
-        refuse("net.connect", "a socket of family " + str(args[1]), absent, denied)
-    kind = "net.listen" if event == "socket.bind" else "net.connect"
-    where = args[1] if event in ("socket.connect", "socket.sendto", "socket.sendmsg", "socket.bind") else args
-    if where is None:
-        return
-    target, host, port = "an address", None, None
-    if type(where) is tuple and where:
-        host, port = where[0], where[1] if where[1:] else None
-        if type(host) is bytes:
-            host = str(host, "utf-8", "backslashreplace")
-        if type(port) is str and port.isdecimal():
-            port = int(port)
-        if type(host) is str:
-            target = ("[" + host + "]" if ":" in host else host) + (":" + str(port) if type(port) is int else "")
-            if type(port) is str:
-                target = target + ":" + port
-    elif type(where) is str:
-        target = "unix:" + where
-    if network and event in (
-        "socket.connect", "socket.bind", "socket.getaddrinfo", "socket.gethostbyname"
-    ):  # fmt: skip
-        lookup = event[7:10] == "get"
-        if lookup and host is None:  # this machine's own addresses
-            return
-        if type(host) is str and (lookup or type(port) is int):
-            allow, deny = network[2:] if kind == "net.listen" else network[:2]
-            answer = verdict(host, port if type(port) is int else None, allow, deny)
-            if answer == 1:
-                return
-            refuse(kind, target, deny_rule if answer < 0 else absent, denied)
-    refuse(kind, target, absent, denied)
 
 
 def _judge_run(event, args, refuse, denied, absent, pid, str, bytes, list, int, type):
@@ -297,7 +218,7 @@ def _judge_run(event, args, refuse, denied, absent, pid, str, bytes, list, int, 
 def _hook(
     event, args,
     harmless, judged, namespaces, judge_open, judge_path, judge_import, judge_network, judge_run, refuse,
-    denied, interpreter_denied, interpreter, absent, kernel, own, str, int, type,
+    denied, interpreter_denied, interpreter, absent, kernel, own, adding, str, int, type,
 ):  # fmt: skip
     """The hook itself, ordered by how often events come."""
     if event in harmless:
@@ -336,7 +257,9 @@ def _hook(
         if type(args[0]) is not str:
             if not kernel:
                 refuse("fs.write", "a database name that is no str", absent, denied)
-        elif args[0] not in (":memory:", "") and not (kernel and args[0][:5] == "file:"):
+        elif not kernel and args[0][:5] == "file:":
+            refuse("fs.write", "a database named by a URI", absent, denied)
+        elif args[0] not in (":memory:", "") and args[0][:5] != "file:":
             judge_path(args[0], not kernel, True, False)
     elif event[:7] == "socket." and event in judged:
         judge_network(event, args)
@@ -346,25 +269,25 @@ def _hook(
         refuse("native", "SQLite extensions", absent, denied)
     elif event in judged:
         judge_run(event, args)
+    elif event == "sys.addaudithook" and adding():
+        return  # a hook more can only refuse more
     elif event[: event.find(".")] in namespaces or "." not in event:
         refuse(interpreter, event, absent, interpreter_denied)
 
 
-def _inet_pton() -> Any:
-    import _socket  # a third of a millisecond that only workers with a network spend
-
-    return _socket.inet_pton
-
-
-def build(rules: dict[str, Any], *, kernel: bool, event_fd: int, pid: int) -> Callable[[str, tuple[object, ...]], None]:
+def build(
+    rules: dict[str, Any], *, kernel: bool, event_fd: int, pid: int, adding: Callable[[], bool] = bool
+) -> Callable[[str, tuple[object, ...]], None]:
     """The hook for one worker.
 
     `rules` holds tuples of path prefixes that end in "/": ``read`` and ``write``, each (allow, special, deny) as
-    `permissions.path_verdict` takes them, and ``libraries``, the folders whose compiled modules may load; ``network``
-    is empty or the tables of `_judge_network`, whose rows are (stem, exact, ranges of ports or None). `kernel` says
-    that Landlock judges every open beneath; `event_fd` is where denials are reported; `pid` is the worker's own.
+    `permissions.path_verdict` takes them, and ``libraries``, the folders and files whose compiled modules may load;
+    ``calls``, those of FOREIGN_CALLS that are granted; ``network`` is empty or the tables of `audit_network`. `kernel`
+    says that Landlock judges every open beneath; `event_fd` is where denials are reported; `pid` is the worker's own.
+    While `adding` says True, a further hook may be installed (`narrower`).
     """
     own: list[Callable[..., Any]] = []
+    calls = rules.get("calls", ())
 
     def bind(function: Any, *defaults: object) -> Callable[..., Any]:
         own.append(detached(function, *defaults))
@@ -384,15 +307,14 @@ def build(rules: dict[str, Any], *, kernel: bool, event_fd: int, pid: int) -> Ca
     judge_open = bind(_judge_open, judge_path, refuse, PermissionDenied, ABSENT, kernel, str, bytes, int, type, bool)
     unhooked = UNHOOKED if kernel else UNHOOKED | UNSEEN_FILES
     judge_import = bind(
-        _judge_import, refuse, ImportDenied, FOREIGN_CALLS, unhooked, rules["libraries"], ABSENT, str, type
-    )
+        _judge_import, refuse, ImportDenied, FOREIGN_CALLS.difference(calls), unhooked, rules["libraries"], ABSENT,
+        str, type,
+    )  # fmt: skip
     network = rules.get("network", ())
-    verdict = bind(_net_verdict, bind(_subject, _inet_pton(), OSError, int)) if network else ()
-    judge_network = bind(
-        _judge_network, network, verdict, refuse, PermissionDenied, ABSENT, DENY_RULE, str, bytes, int, tuple, type
-    )
+    judge_network = bind(*audit_network.arguments(bind, network, refuse, ABSENT, DENY_RULE))
     judge_run = bind(_judge_run, refuse, PermissionDenied, ABSENT, pid, str, bytes, list, int, type)
+    namespaces = NAMESPACES - {"ctypes"} if "ctypes" in calls else NAMESPACES
     return detached(
-        _hook, HARMLESS, JUDGED, NAMESPACES, judge_open, judge_path, judge_import, judge_network, judge_run, refuse,
-        PermissionDenied, InterpreterDenied, INTERPRETER, ABSENT, kernel, tuple(own), str, int, type,
+        _hook, HARMLESS, JUDGED, namespaces, judge_open, judge_path, judge_import, judge_network, judge_run, refuse,
+        PermissionDenied, InterpreterDenied, INTERPRETER, ABSENT, kernel, tuple(own), adding, str, int, type,
     )  # fmt: skip

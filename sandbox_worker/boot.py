@@ -11,7 +11,7 @@ import _thread
 import posix
 import sys
 
-from sandbox_worker import audit_hook, importer, messages, serve, wire
+from sandbox_worker import audit_hook, facts, importer, messages, serve, wire
 from sandbox_worker._msgpack import MODULES, KeptModules
 from sandbox_worker.errors import PermissionDenied
 
@@ -56,8 +56,12 @@ def _freeze(settings: dict[str, Any]) -> None:
     """Lists that crossed become the tuples that str.startswith and the hook take."""
     for kind in ("read", "write"):
         settings[kind] = tuple(tuple(prefixes) for prefixes in settings[kind])
-    settings["libraries"] = tuple(settings["libraries"])
-    settings["trusted"] = tuple(settings["trusted"])
+    for name in ("libraries", "trusted", "sys", "implied"):
+        settings[name] = tuple(settings[name])
+    granted = settings["native"].values()
+    settings["standard"] = settings["libraries"]
+    settings["libraries"] = (*settings["standard"], *(path for paths, _ in granted for path in paths))
+    settings["calls"] = tuple(module for _, modules in granted for module in modules)
     network = settings.get("network", {})
     tables = [table for kind in ("net.connect", "net.listen") for table in network.get(kind, ())]
     settings["network"] = tuple(map(_frozen, tables))
@@ -107,6 +111,7 @@ def _install_hook(settings: dict[str, Any]) -> list[str]:
     importer.install(settings["path"], trusted, settings["packages"])
     if MODULES:
         sys.meta_path.insert(0, KeptModules(MODULES))
+    facts.install(settings["sys"], settings["pages"], tuple(map(tuple, settings["interfaces"])))
     kernel = settings["tier"] == "confined"
     if not kernel:
         _use_full_paths()
@@ -116,7 +121,10 @@ def _install_hook(settings: dict[str, Any]) -> list[str]:
         from sandbox_worker import _resolve
 
         _resolve.install()
-    hook = audit_hook.build(settings, kernel=kernel, event_fd=serve.EVENTS, pid=posix.getpid())
+        settings["implied"] += (f"/proc/{posix.getpid()}/{messages.RESOLVE_PREFIX[len('/proc/self/') :]}",)
+    gate = _thread.allocate_lock()
+    sys.modules["sandbox_worker"].given = settings, gate  # type: ignore[attr-defined]  # for plugin_api
+    hook = audit_hook.build(settings, kernel=kernel, event_fd=serve.EVENTS, pid=posix.getpid(), adding=gate.locked)
     sys.addaudithook(hook)
     del hook
     try:

@@ -22,6 +22,8 @@ ACCESS_DENIED: Final = "ERR_ACCESS_DENIED"
 
 ABSENT: Final = "no-rule"
 DENY_RULE: Final = "deny-rule"
+DROPPED: Final = "dropped"
+"""The plugin had it and gave it up (`plugin_api.permissions.drop`)."""
 INTERPRETER: Final = "interpreter"
 """The pseudo permission of introspection events: nothing in a manifest requests it."""
 
@@ -37,6 +39,8 @@ def _count() -> None:
 def refusal(permission: str, target: str, reason: str) -> str:
     """The sentence that a refusal says: what, by which layer, by which rule."""
     why = "a deny rule covers it" if reason == DENY_RULE else "no rule of the manifest allows it"
+    if reason == DROPPED:
+        why = "the plugin gave it up"
     if permission == INTERPRETER:
         why = "plugins may not reach into the interpreter"
     return f"{permission} of {target!r} refused by the audit hook: {why}"
@@ -46,6 +50,8 @@ def hint_for(permission: str, target: str, reason: str) -> str:
     """The manifest line that would request `target`, or why no line can."""
     if reason == DENY_RULE:
         return "a deny rule always wins: only removing it could allow this"
+    if reason == DROPPED:
+        return "what a plugin drops does not come back"
     from sandbox_worker.permissions import ENFORCED_KINDS, hint
 
     return hint(permission, target, ENFORCED_KINDS)

@@ -214,6 +214,10 @@ def failure_of(message: object) -> tuple[str, str, str | None]:
     return str(stage), _text(text, TRACEBACK_LIMIT, "a failure's text"), None if limit is None else str(limit)
 
 
+DROP: Final = "drop "
+"""A record on the event pipe whose kind begins so is no denial: the plugin gives up the permission that follows."""
+
+
 def event_record(
     kind: str, target: str, deny_rule: bool, limit: int = TARGET_LIMIT, size: Callable[..., int] = len
 ) -> bytes:

@@ -36,6 +36,7 @@ __all__ = [
     "path_prefixes",
     "path_verdict",
     "verdict",
+    "without",
 ]
 
 KINDS: Final[tuple[str, ...]] = (
@@ -49,7 +50,7 @@ KINDS: Final[tuple[str, ...]] = (
     "native",
     "host",
 )
-ENFORCED_KINDS: Final = ("fs.read", "fs.write", "net.connect", "net.listen", "env")
+ENFORCED_KINDS: Final = ("fs.read", "fs.write", "env", "net.connect", "net.listen", "native", "sys")
 """What this version can grant and hold."""
 IMPLIED_ENV: Final = ("TZ", "LC_CTYPE")  # every worker has time zones and one fixed locale
 RULE_MAX: Final = 4096  # characters; PATH_MAX of linux/limits.h bounds the longest thing that a rule can name
@@ -201,6 +202,21 @@ def intersect(a: Iterable[Rule], b: Iterable[Rule]) -> tuple[Rule, ...]:
                 met.kind, min(same.text, met.text), same.private or met.private, met.pattern
             )
     return tuple(sorted(merged.values(), key=lambda rule: (rule.text, rule.kind)))
+
+
+def without(
+    allow: Iterable[Rule], deny: Iterable[Rule], kind: str, target: str
+) -> tuple[tuple[Rule, ...], tuple[Rule, ...]]:
+    """Return `(allow, deny)`, both of one `kind`, when `target`, a rule's text, is given up; `"*"` gives up all.
+
+    A rule within `target` goes; where a wider one remains, a deny is added. Raises RuleError.
+    """
+    gone = parse_rule(kind, target)
+    if target == "*":
+        return (), tuple(deny)
+    kept = tuple(rule for rule in allow if not gone.pattern.contains(rule.pattern))
+    wider = any(rule.pattern.meet(gone.pattern) is not None for rule in kept)
+    return kept, (*deny, gone) if wider else tuple(deny)
 
 
 def path_prefixes(rules: Iterable[Rule]) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -2,20 +2,38 @@
 
 `HookimplMarker` marks hook implementations as pluggy's does, without importing pluggy (its import costs a worker more
 than three times its own start). A plugin that imports pluggy instead works just as well.
+
+`permissions` answers what the plugin may and gives permissions up: ``permissions.has("fs.read", path)``,
+``permissions.list()``, ``permissions.drop("fs.write")``. `context` says what it is: name, version, data folder, logger.
 """
 
 from __future__ import annotations
 
+from sandbox_worker.author import Context, Permissions
 from sandbox_worker.errors import ImportDenied, InterpreterDenied, PermissionDenied
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, TypeVar, overload
+    from typing import Any, Final, TypeVar, overload
 
     _F = TypeVar("_F", bound=Callable[..., Any])
 
-__all__ = ["HookimplMarker", "ImportDenied", "InterpreterDenied", "PermissionDenied"]
+__all__ = [
+    "Context",
+    "HookimplMarker",
+    "ImportDenied",
+    "InterpreterDenied",
+    "PermissionDenied",
+    "Permissions",
+    "context",
+    "permissions",
+]
+
+permissions: Final = Permissions()
+"""What this plugin may, as it stands now."""
+context: Final = Context()
+"""What this plugin is."""
 
 
 class HookimplMarker:

@@ -55,6 +55,11 @@ class RawWorker:
             "write": [(), (), ()],
             "probe": PROBE,
             "result_size": 1 << 20,
+            "native": {},
+            "sys": [],
+            "pages": 65536,
+            "interfaces": [],
+            "implied": [],
         }
         self._reader = wire.FrameReader(1 << 26)
         self._encode = wire.Encoder().encode

@@ -60,7 +60,7 @@ class Network:
         """A worker with these rules that runs `code`; and the pipe of what it is refused."""
         network = [name for name, wanted in (("connect", connect), ("listen", listen), ("names", names)) if wanted]
         layer = [["net.connect", text, False] for text in connect] + [["net.listen", text, False] for text in listen]
-        channel, refusals = self.broker.serve({"layers": [layer], "deny": []}, replace=self.replace)
+        _, channel, refusals = self.broker.serve({"layers": [layer], "deny": []}, replace=self.replace)
         pipes = [os.pipe() for _ in range(4)]
         theirs = (pipes[0][0], pipes[1][1], pipes[2][1], pipes[3][1], channel)
         wanted = {
@@ -453,6 +453,19 @@ def test_a_name_that_the_worker_did_not_ask_for_opens_no_address(network: Networ
 def test_a_policy_that_makes_no_sense_is_an_error_and_no_end(network: Network) -> None:
     with pytest.raises(HostError, match="can't serve"):
         network.broker.serve({"layers": [], "deny": []})
+    assert network.broker.alive
+
+
+def test_what_is_narrowed_is_refused_at_once_and_what_is_left_goes_on(network: Network, peer: Peer) -> None:
+    number, channel, refusals = network.broker.serve(allow := {"layers": [[["net.connect", "*", False]]], "deny": []})
+    try:
+        network.broker.narrow(number, {**allow, "layers": [[]]})
+        with pytest.raises(HostError, match="can't narrow"):
+            network.broker.narrow(number, {"layers": [], "deny": []})
+    finally:
+        os.close(channel)
+        os.close(refusals)
+    network.broker.narrow(number, allow)  # whose worker is gone: nothing to do
     assert network.broker.alive
 
 

@@ -47,7 +47,7 @@ def test_against_a_deny_rule_no_line_is_suggested() -> None:
     assert "=" not in error.hint
 
 
-@pytest.mark.parametrize("kind", ["run", "native", "interpreter", "host"])
+@pytest.mark.parametrize("kind", ["run", "interpreter", "host"])
 def test_what_no_manifest_can_request_is_not_suggested(kind: str) -> None:
     assert "=" not in PermissionDenied(kind, "x").hint
 

@@ -397,8 +397,6 @@ def test_a_mistake_is_one_error_that_names_file_key_text_and_what_is_legal(tmp_p
     ("kind", "target"),
     [
         ("run", "/usr/bin/git"),
-        ("sys", "hostname"),
-        ("native", "numpy"),
         ("host", "storage.get"),
     ],
 )

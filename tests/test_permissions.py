@@ -30,6 +30,7 @@ from sandbox_worker.permissions import (
     path_prefixes,
     path_verdict,
     verdict,
+    without,
 )
 
 ROOT = Path(__file__).parent.parent
@@ -519,3 +520,19 @@ def test_importing_the_rules_loads_nothing_heavy_and_not_the_network_grammar():
         "ipaddress",
     }
     assert not loaded & (heavy | {"sandbox_worker._network", "host"})
+
+
+@given(st.data())
+def test_what_is_given_up_is_refused_and_nothing_else_changes(data):
+    kind = data.draw(st.sampled_from(KINDS))
+    allow, deny, dropped = (data.draw(st.lists(rules_of(kind), max_size=size)) for size in (4, 2, 1))
+    target = dropped[0].text if dropped else "*"
+    request = data.draw(requests_of(kind))
+
+    before, after = decide(kind, allow, deny, request), decide(kind, *without(allow, deny, kind, target), request)
+
+    if before.reason == "allow-rule":
+        gone = not decide(kind, allow, [parse_rule(kind, target)], request).allowed
+        assert after.allowed is (not gone or after.reason == "implied")
+    else:
+        assert after.allowed is before.allowed

@@ -98,6 +98,14 @@ class PermissionDecision(Event):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class PermissionDropped(Event):
+    """The plugin gave a permission up: the next worker is started without it. Target ``*`` is all of the kind."""
+
+    event: ClassVar[str] = "permission.dropped"
+    permission: PermissionName
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class WorkerStarted(Event):
     """A worker is locked down, proven, and has loaded its plugin. `seconds` is how long that took."""
 

@@ -6,6 +6,7 @@ ceiling `CeilingExceeded`; an optional one is left out. Denies of all three add 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import types
@@ -16,10 +17,10 @@ from host.errors import CeilingExceeded, GrantError, Pending
 from host.model.manifest import Limits, Manifest, expand
 from host.model.manifest_schema import VARIABLES
 from host.model.units import UnitError, parse_duration, parse_size
-from sandbox_worker.permissions import KINDS, Rule, RuleError, covers, intersect, parse_rule
+from sandbox_worker.permissions import KINDS, Rule, RuleError, covers, intersect, parse_rule, without
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     Rules = Mapping[str, tuple[Rule, ...]]
     Target = str | Mapping[str, object]
@@ -161,6 +162,15 @@ def effective(
     )
     merged = {kind: intersect(rules, rules) for kind, rules in allow.items()}
     return Effective(merged, deny, limits, tuple(withheld), bounds)
+
+
+def narrowed(rules: Effective, dropped: Iterable[tuple[str, str]]) -> Effective:
+    """`rules` less what the plugin gave up: (kind, target), ``"*"`` for all; what is no rule is passed over."""
+    allow, deny = dict(rules.allow), dict(rules.deny)
+    for kind, target in dropped:
+        with contextlib.suppress(RuleError):
+            allow[kind], deny[kind] = without(allow.get(kind, ()), deny.get(kind, ()), kind, target)
+    return dataclasses.replace(rules, allow=allow, deny=deny)
 
 
 def _within(rule: Rule, limit: Grant, variables: Mapping[str, str], resolve: Callable[[str], str]) -> bool:

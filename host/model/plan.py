@@ -8,7 +8,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any, Final
 
 from sandbox_worker.messages import RESOLVE_PREFIX
-from sandbox_worker.permissions import IMPLIED_ENV, Rule, decide, path_prefixes, path_verdict
+from sandbox_worker.permissions import IMPLIED_ENV, SYS_NAMES, Rule, decide, path_prefixes, path_verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -27,6 +27,16 @@ SPECIAL_TREES: Final = ("/proc", "/sys", "/dev")
 SLACK: Final = 64 << 20
 """Private memory, in bytes, that a worker may map beyond its `memory` limit: interpreter, loader, thread stacks. The
 limit itself is watched as resident memory from outside."""
+
+SYS_FILES: Final = {
+    "hostname": ("/proc/sys/kernel/hostname", "/etc/hostname"),
+    "osRelease": ("/proc/sys/kernel/osrelease", "/proc/version"),
+    "osUptime": ("/proc/uptime",),
+    "loadavg": ("/proc/loadavg",),
+    "systemMemoryInfo": ("/proc/meminfo",),
+    "cpus": ("/proc/cpuinfo", "/sys/devices/system/cpu"),
+}
+"""What a name of `sys` lets a plugin read: where proc(5) and libc find the answer (getloadavg(3), get_nprocs(3))."""
 
 _OWN_DESCRIPTORS: Final = 6
 _TIMERS: Final = 256
@@ -136,6 +146,23 @@ def _in(path: str, trees: Iterable[str]) -> bool:
 def allows(table: Table, path: str) -> bool:
     """Whether the hook will let `path` pass."""
     return path_verdict(path, *table) == 1
+
+
+def sys_names(effective: Effective) -> list[str]:
+    """The names of `sys` that are granted, one by one."""
+    allow, deny = effective.allow.get("sys", ()), effective.deny.get("sys", ())
+    return [name for name in SYS_NAMES if allow and decide("sys", allow, deny, name).allowed]
+
+
+def implied(places: Places, granted: Iterable[str]) -> list[str]:
+    """Prefixes of what this worker may read by no rule of its own; `granted` is what of it a `sys` grant opened."""
+    opened = set(granted)
+    return list(_prefixes(path for path in (*places.path, *places.readable, *places.devices) if path not in opened))
+
+
+def texts(rules: Mapping[str, tuple[Rule, ...]]) -> list[list[object]]:
+    """Rules as a worker reads them again: [kind, text, private] each."""
+    return [[rule.kind, rule.text, rule.private] for found in rules.values() for rule in found]
 
 
 def environment(effective: Effective, available: Mapping[str, str], tmp: str | None) -> dict[str, str]:

@@ -42,11 +42,11 @@ class Broker(Helper):
         self.variant: Final[str] = found["variant"]
         self.missing: Final[tuple[str, ...]] = tuple(found["missing"])
 
-    def serve(self, policy: dict[str, Any], *, replace: bool = False) -> tuple[int, int]:
-        """Announce one worker; gives (the descriptor for its lockdown, the pipe with what it is refused).
+    def serve(self, policy: dict[str, Any], *, replace: bool = False) -> tuple[int, int, int]:
+        """Announce one worker; gives (its number, the descriptor for its lockdown, the pipe with what it is refused).
 
-        The caller closes both. `policy` is as `sandbox_worker.broker.policy.policy_of` takes it; `replace` is for a
-        worker with a network of its own. Raises LockdownUnavailable where this machine has no notifications.
+        The caller closes both descriptors. `policy` is as `sandbox_worker.broker.policy.policy_of` takes it; `replace`
+        is for a worker with a network of its own. Raises LockdownUnavailable where this machine has no notifications.
         """
         if not self.variant:
             text = f"net.connect and net.listen can't be held here: {'; '.join(self.missing)}"
@@ -54,8 +54,8 @@ class Broker(Helper):
         ours, theirs = socket.socketpair()
         read, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         try:
-            self._ask("serving", ["serve", {**policy, "replace": replace}], [ours.fileno(), write])
-            return theirs.detach(), read
+            _, number = self._ask("serving", ["serve", {**policy, "replace": replace}], [ours.fileno(), write])
+            return number, theirs.detach(), read
         except BaseException:
             os.close(read)
             raise
@@ -63,3 +63,7 @@ class Broker(Helper):
             ours.close()
             theirs.close()
             os.close(write)
+
+    def narrow(self, number: int, policy: dict[str, Any]) -> None:
+        """Judge the worker of that number, as `serve` gave it, by `policy` from now on. Raises HostError."""
+        self._ask("narrowed", ["narrow", number, policy])

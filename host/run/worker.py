@@ -123,7 +123,7 @@ class Worker:
         self._sent = 0
         self._partial = b""
         self._event_rest = self._refusal_rest = b""
-        self.refusals = -1
+        self._served, self.refusals = 0, -1
         self._broker: Final = broker
         self._proven = False  # until READY, refusals on the event pipe are the probes' own
         self._watcher: Final = watcher
@@ -136,7 +136,7 @@ class Worker:
         try:
             _add_pipes(ours, theirs)
             if broker is not None:
-                channel, self.refusals = broker.serve(launch.policy)
+                self._served, channel, self.refusals = broker.serve(launch.policy)
                 theirs.append(channel)
                 ours.append(self.refusals)
             helper = broker.pid if broker is not None else 0
@@ -315,6 +315,12 @@ class Worker:
         """The last lines of its output, made visible."""
         lines = [*self.log[-50:], self._partial.decode("utf-8", "backslashreplace")]
         return visible("\n".join(lines)[-_TAIL:].strip("\n"), 10 * _TAIL, multiline=True)[-_TAIL:]
+
+    def narrow(self, policy: dict[str, Any]) -> None:
+        """Have the broker judge by `policy` from now on; with the broker gone, nothing connects anyway."""
+        if self._broker is not None:
+            with contextlib.suppress(HostError):
+                self._broker.narrow(self._served, policy)
 
     # --- its end
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from host.model.events import CallName, PermissionDecision, PermissionName, PluginName, WorkerPid
 from host.model.sanitise import visible
+from sandbox_worker.errors import ABSENT, DROPPED
 from sandbox_worker.permissions import ENFORCED_KINDS, RequestError, decide, hint
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 KINDS_OF_RECORD: Final = 500
 """Distinct denials kept per plugin; what comes beyond is counted in one record."""
 ALLOWED: Final = "allow-rule"
+_BY_MORE: Final = ("native", "net.connect", "net.listen")
+"""Kinds that the hook decides by more than the target it names: the file behind a package, the way to the network."""
 OVERFLOW: Final = "more denials than are kept"
 
 
@@ -78,12 +81,15 @@ def advice(kind: str, target: str, reason: str) -> str:
     """The manifest line that would request it, or why none can; the host's own words."""
     if reason == "deny-rule":
         return "a deny rule always wins: only removing it could allow this"
+    if reason == DROPPED:
+        return "the plugin gave it up; a new PluginHost starts with all that is granted"
     return hint(kind, target, ENFORCED_KINDS)
 
 
 def reason_for(kind: str, target: str, effective: Effective) -> str:
     """Which rule refuses it, by the host's own copy of the rules."""
     try:
-        return decide(kind, effective.allow.get(kind, ()), effective.deny.get(kind, ()), target).reason
+        reason = decide(kind, effective.allow.get(kind, ()), effective.deny.get(kind, ()), target).reason
     except (RequestError, ValueError, KeyError):
-        return "no-rule"
+        return ABSENT
+    return ABSENT if reason == ALLOWED and kind in _BY_MORE else reason

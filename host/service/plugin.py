@@ -8,25 +8,31 @@ import threading
 from typing import TYPE_CHECKING, Any, Final, final
 
 from host.errors import HostError, PermissionDenied, PluginStartError, SerializationError, WorkerError
-from host.model.events import PluginFailed, PluginName, WorkerPid
+from host.model.events import PermissionDropped, PermissionName, PluginFailed, PluginName, WorkerPid
+from host.model.grants import narrowed
+from host.model.plan import NET_KINDS, network_policy
 from host.model.sanitise import visible
 from host.run.worker import Undelivered, Worker
 from host.service.denials import ALLOWED, Denials, advice, reason_for
 from host.service.proxy import BadHook, check, function
 from host.service.remote_errors import rebuild
 from sandbox_worker import wire
-from sandbox_worker.errors import DENY_RULE, Unsendable
-from sandbox_worker.messages import Hook, Result
+from sandbox_worker.errors import DENY_RULE, DROPPED, Unsendable
+from sandbox_worker.messages import DROP, Hook, Result
+from sandbox_worker.permissions import RequestError, RuleError, decide, parse_rule
 
 if TYPE_CHECKING:
     from host.model.events import PermissionDecision
     from host.model.grants import Effective
     from host.model.manifest import Manifest
     from host.service.plugin_host import PluginHost
+    from sandbox_worker.permissions import Rule
 
 _log: Final = logging.getLogger("host")
 
 _LINES: Final = 1000
+_DROPS: Final = 256
+"""Dropped permissions kept one by one; beyond, each drops all of its kind."""
 
 RESERVED: Final = frozenset(
     "acall call close denials logs name permissions pid restart restarts state tier version".split()
@@ -57,6 +63,9 @@ class SandboxedPlugin:
         self._starting = False
         self._logs: list[str] = []
         self._events_lock = threading.Lock()  # who waits for it finds recorded what another thread has drained
+        self._dropped: dict[tuple[str, str], None] = {}
+        self._given_up: dict[str, list[Rule]] = {}
+        self._tmp: str | None = None
         self._denials = Denials(self._identity, owner._tell, owner._stamp)
         self._refused: tuple[tuple[int, int], tuple[str, str, str]] | None = None
         """What the broker refused last: (worker, call), (kind, target, reason)."""
@@ -196,7 +205,7 @@ class SandboxedPlugin:
             hint = advice(kind, target, reason)
         elif reply.cause is not None and reply.cause[0] == "denied":
             _, kind, target, layer = reply.cause
-            reason = reason_for(kind, target, self._effective)
+            reason = DROPPED if self._gave_up(kind, target) else reason_for(kind, target, self._effective)
             hint = advice(kind, target, reason)
             if reason == ALLOWED:  # by the host's own rules it is none, whatever the worker calls it
                 reply.cause = None
@@ -271,13 +280,66 @@ class SandboxedPlugin:
             call = (worker.call_id, worker.hook) if worker.busy else (0, "")
         with self._events_lock:
             for kind, target, by_rule in worker.drain_refusals():  # the broker's word: not judged again
-                reason = DENY_RULE if by_rule else "no-rule"
+                reason = DROPPED if self._gave_up(kind, target) else DENY_RULE if by_rule else "no-rule"
                 self._denials.add(kind, target, reason, "broker", worker.pid, call, origin="host")
                 self._refused = (worker.pid, worker.call_id), (kind, target, reason)
             for kind, target, _ in worker.drain_events():
-                reason = reason_for(kind, target, self._effective)
+                if kind.startswith(DROP):
+                    self._give_up(kind.removeprefix(DROP), target, worker)
+                    continue
+                reason = DROPPED if self._gave_up(kind, target) else reason_for(kind, target, self._effective)
                 if reason != ALLOWED:
                     self._denials.add(kind, target, reason, "audit_hook", worker.pid, call)
+
+    def _give_up(self, kind: str, target: str, worker: Worker) -> None:
+        """Note what the plugin dropped, for it and for all workers to come. A claim, which can only take away."""
+        try:
+            parse_rule(kind, target)
+        except RuleError:
+            return
+        if len(self._dropped) >= _DROPS:
+            target = "*"
+        if self._tmp is not None and f"{target}/".startswith(f"{self._tmp}/"):  # the next worker has another folder
+            target = "${tmp}" + target.removeprefix(self._tmp)
+        if (kind, target) in self._dropped:
+            return
+        self._dropped[kind, target] = None
+        self._effective = narrowed(self._effective, self._drops()[-1:])
+        self._given_up = self._rules_of_drops()
+        if kind in NET_KINDS:
+            worker.narrow(network_policy(self._effective))
+        seq, ts = self._owner._stamp()
+        permission = PermissionName(visible(kind, 100), visible(target, 1000))
+        self._owner._tell(PermissionDropped(seq, ts, self._identity, WorkerPid(worker.pid), permission))
+
+    def _gave_up(self, kind: str, target: str) -> bool:
+        """Whether a refusal is the plugin's own wish."""
+        rules = self._given_up.get(kind)
+        try:
+            return rules is not None and decide(kind, (), rules, target).reason == DENY_RULE
+        except RequestError:
+            return False
+
+    def _drops(self) -> list[tuple[str, str]]:
+        """What was dropped, as rules of the worker that runs."""
+        return [(kind, self._spelled(target)) for kind, target in self._dropped]
+
+    def _spelled(self, target: str) -> str:
+        """Only what the host wrote so begins with the variable: a path that a plugin reports is absolute."""
+        return (self._tmp or "") + target.removeprefix("${tmp}") if target.startswith("${tmp}") else target
+
+    def _rules_of_drops(self) -> dict[str, list[Rule]]:
+        found: dict[str, list[Rule]] = {}
+        for kind, target in self._drops():
+            found.setdefault(kind, []).append(parse_rule(kind, target))
+        return found
+
+    def _narrowed(self, rules: Effective, tmp: str) -> Effective:
+        """`rules` less what was dropped, for a worker whose private ``${tmp}``, if it has one, is `tmp`."""
+        has_tmp = any(entry.target.startswith("${tmp}") for entry in self._manifest.permissions)
+        self._tmp = tmp if has_tmp else None
+        self._given_up = self._rules_of_drops()
+        return narrowed(rules, self._drops())
 
     def _retire(self, worker: Worker) -> None:
         self._take_events(worker)

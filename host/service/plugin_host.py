@@ -198,7 +198,7 @@ class PluginHost:
         started, name = time.monotonic(), plugin.__name__
 
         def decide(variables: dict[str, str]) -> Effective:
-            plugin._effective = self._decide(plugin._manifest, variables)
+            plugin._effective = plugin._narrowed(self._decide(plugin._manifest, variables), variables["tmp"])
             return plugin._effective
 
         try:

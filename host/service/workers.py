@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import socket
 import tempfile
 import threading
 from typing import TYPE_CHECKING, Final
@@ -13,6 +14,7 @@ from host.errors import HostError, LockdownUnavailable, PluginStartError
 from host.model import plan
 from host.model.manifest import expand
 from host.run import interpreter as interpreters
+from host.run import native as natives
 from host.run.broker import Broker
 from host.run.launch import Launch
 from host.run.quota import Quota, QuotaWatcher
@@ -21,7 +23,7 @@ from host.run.tiers import PROOFS, choose
 from host.run.watcher import Watch, Watcher
 from host.run.worker import Worker
 from sandbox_worker import wire
-from sandbox_worker.permissions import Rule, parse_rule
+from sandbox_worker.permissions import Rule, covers, parse_rule
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -189,12 +191,14 @@ class Workers:
     # --- what a worker is started with
 
     def _plan(self, manifest: Manifest, effective: Effective, variables: dict[str, str]) -> Launch:
-        writable = {name for name in ("data", "tmp") if _may_write(manifest, effective, name)}
+        writable = {name for name in ("data", "tmp") if _may_write(manifest, effective, name, variables)}
         mine = [os.path.realpath(variables[name]) for name in sorted(writable)]
+        sys_names = plan.sys_names(effective)
+        facts = [path for name in sys_names for path in plan.SYS_FILES.get(name, ()) if os.path.exists(path)]
         places = plan.Places(
             path=(str(manifest.path), *(interpreters.site_packages() if manifest.environment == "host" else ())),
-            readable=(*self._interpreter.readable, *mine),
-            devices=self._interpreter.devices,
+            readable=(*self._interpreter.readable, *facts, *mine),
+            devices=(*self._interpreter.devices, *facts),
             hidden=self._interpreter.hidden,
         )
         tables = {
@@ -202,6 +206,7 @@ class Workers:
             for kind in plan.FILE_KINDS
         }
         network = plan.network(effective)
+        native = natives.resolve(manifest, effective, places.path)
         settings = plan.settings(
             tables,
             places,
@@ -212,6 +217,17 @@ class Workers:
             functions=dict(manifest.functions),
             packages=dict(self._interpreter.packages),
             libraries=[folder + "/" for folder in self._interpreter.libraries],
+            native={name: [[path + "/" for path in found.paths], list(found.calls)] for name, found in native.items()},
+            implied=plan.implied(places, facts),
+            facts={name: list(plan.SYS_FILES.get(name, ())) for name in sys_names},
+            allow=plan.texts(effective.allow),
+            deny=plan.texts(effective.deny),
+            name=manifest.name,
+            version=manifest.version,
+            data=variables["data"] if "data" in writable else None,
+            sys=sys_names,
+            pages=effective.limits.memory // os.sysconf("SC_PAGE_SIZE"),
+            interfaces=[list(pair) for pair in socket.if_nameindex()] if "networkInterfaces" in sys_names else [],
             trusted=self._trusted(manifest),
             probe=_probe(manifest, tables["fs.read"]),
             result_size=effective.limits.result_size,
@@ -220,7 +236,7 @@ class Workers:
         return Launch(
             tier=self.tier,
             settings=settings,
-            rules=tuple(plan.kernel_rules(effective, (*places.path, *mine), _children)),
+            rules=tuple(plan.kernel_rules(effective, (*places.path, *facts, *mine), _children)),
             limits=plan.resource_limits(effective.limits),
             environment=plan.environment(effective, os.environ, variables["tmp"] if "tmp" in writable else None),
             folder=str(manifest.path),
@@ -254,13 +270,22 @@ def _granted(manifest: Manifest, effective: Effective, kind: str) -> list[str]:
     return [target for target in targets if (kind, target) not in effective.withheld]
 
 
-def _may_write(manifest: Manifest, effective: Effective, name: str) -> bool:
-    """Whether the whole folder behind a variable is granted for writing."""
-    return f"${{{name}}}" in _granted(manifest, effective, "fs.write")
+def _may_write(manifest: Manifest, effective: Effective, name: str, variables: dict[str, str]) -> bool:
+    """Whether the whole folder behind a variable is granted for writing, and was not given up."""
+    if f"${{{name}}}" not in _granted(manifest, effective, "fs.write"):
+        return False
+    folder = parse_rule("fs.write", variables[name])
+    return any(rule.text == folder.text for rule in _spelled(manifest, effective, "fs.write", variables))
 
 
 def _spelled(manifest: Manifest, effective: Effective, kind: str, variables: dict[str, str]) -> list[Rule]:
-    return [parse_rule(kind, expand(target, variables)) for target in _granted(manifest, effective, kind)]
+    """The rules as the manifest spells them, of those that are still allowed once their links are resolved."""
+    rules = [parse_rule(kind, expand(target, variables)) for target in _granted(manifest, effective, kind)]
+    return [rule for rule in rules if any(covers(outer, _resolved(rule)) for outer in effective.allow.get(kind, ()))]
+
+
+def _resolved(rule: Rule) -> Rule:
+    return rule if rule.text == "*" else parse_rule(rule.kind, os.path.realpath(rule.text))
 
 
 def _children(folder: str) -> list[str] | None:

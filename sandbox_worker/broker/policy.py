@@ -25,22 +25,26 @@ DENY_RULE: Final = "deny-rule"
 
 
 class Policy:
-    """`layers` are lists of allow rules, all of which must allow; any of the rules in `deny` refuses."""
+    """`layers` are lists of allow rules, all of which must allow; any of the rules in `deny` refuses. Thread-safe."""
 
-    __slots__ = ("_deny", "_layers")
+    __slots__ = ("__weakref__", "_rules")
 
     def __init__(self, layers: Iterable[Iterable[Rule]], deny: Iterable[Rule]) -> None:
-        self._layers = tuple(tuple(layer) for layer in layers)
-        self._deny = tuple(deny)
+        self._rules = tuple(tuple(layer) for layer in layers), tuple(deny)
+
+    def become(self, other: Policy) -> None:
+        """Take the rules of `other` from now on: all at once, for every thread that judges by them."""
+        self._rules = other._rules
 
     def judge(self, kind: str, address: bytes, port: int, names: Iterable[str] = ()) -> str:
         """Judge one packed address and port, of which `names` are names that resolved to it: one of the verdicts."""
+        layers, deny = self._rules
         text = subject(address)
         candidates = [(None, text), *((name, _of_name(name)) for name in names)]
-        if any(rule.kind == kind and rule.pattern.matches(s, port) for rule in self._deny for _, s in candidates):
+        if any(rule.kind == kind and rule.pattern.matches(s, port) for rule in deny for _, s in candidates):
             return DENY_RULE
         if any(
-            all(any(_reaches(rule, kind, name, named, port, address) for rule in layer) for layer in self._layers)
+            all(any(_reaches(rule, kind, name, named, port, address) for rule in layer) for layer in layers)
             for name, named in candidates
         ):
             return ALLOWED
@@ -48,21 +52,23 @@ class Policy:
 
     def knows(self, name: str) -> bool:
         """Whether `name` may be resolved: on some port each layer allows it, and no deny rule takes every port."""
+        layers, deny = self._rules
         text = _of_name(name)
-        if any(rule.kind == CONNECT and rule.pattern.matches(text) for rule in self._deny):
+        if any(rule.kind == CONNECT and rule.pattern.matches(text) for rule in deny):
             return False
-        return all(any(_covers(rule, text) for rule in layer) for layer in self._layers)
+        return all(any(_covers(rule, text) for rule in layer) for layer in layers)
 
     def reaches(self, name: str, address: bytes) -> bool:
         """Whether the allowed `name` may stand for `address`."""
         text = _of_name(name)
         return all(
-            any(_covers(rule, text) and reachable(rule, name, address) for rule in layer) for layer in self._layers
+            any(_covers(rule, text) and reachable(rule, name, address) for rule in layer) for layer in self._rules[0]
         )
 
     def exact_names(self) -> tuple[str, ...]:
         """The names that the first layer, the request, allows one by one."""
-        rules = self._layers[0] if self._layers else ()
+        layers, _ = self._rules
+        rules = layers[0] if layers else ()
         stems = [r.pattern.stem for r in rules if r.kind == CONNECT and r.pattern.exact]
         names = (".".join(reversed(s.removeprefix("name:").split("."))) for s in stems if s.startswith("name:"))
         return tuple(sorted(name for name in set(names) if self.knows(name)))

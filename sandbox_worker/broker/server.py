@@ -2,13 +2,15 @@
 
     host                                         broker
                                                  ["ready", {variant, missing}]
-    ["serve", {layers, deny, replace}]           ["serving"] or ["error", text]
+    ["serve", {layers, deny, replace}]           ["serving", number] or ["error", text]
       + 2 descriptors
+    ["narrow", number, {layers, deny}]           ["narrowed", number] or ["error", text]
 
 The descriptors are a unix socket over which the worker, before it is one, sends the listener of its filter, and a pipe
 for records of what was refused (`messages.event_record`). `layers` and `deny` are as `policy.policy_of` takes them;
 `replace` asks for sockets of the broker's own, which `variant` "addfd" makes of every request. `variant` is
-"pidfd_getfd", "addfd", or "" where there are no notifications, and then `missing` says why.
+"pidfd_getfd", "addfd", or "" where there are no notifications, and then `missing` says why. "narrow" takes the place of
+the rules that the worker of that number was announced with; of one that is gone it changes nothing.
 
 The end of the stream, a frame that makes no sense and the host's death end the broker; what workers then ask of the
 network fails.
@@ -19,9 +21,10 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import weakref
 
 from sandbox_worker.broker.names import Names
-from sandbox_worker.broker.policy import policy_of
+from sandbox_worker.broker.policy import Policy, policy_of
 from sandbox_worker.broker.service import Service
 from sandbox_worker.walls import linux
 from sandbox_worker.walls.bpf import ALLOW, compile_filter
@@ -61,30 +64,52 @@ def _serve(control: Control) -> NoReturn:
     variant, missing = find_variant()  # forks, so before any thread
     control.send("ready", {"variant": variant, "missing": missing})
     names = Names()
+    policies: weakref.WeakValueDictionary[int, Policy] = weakref.WeakValueDictionary()  # each lives as its service does
+    number = 0
     while True:
         message, descriptors = control.receive()
         match message:
             case ["serve", dict() as wanted] if len(descriptors) == 2:
                 channel, events = descriptors
                 os.set_blocking(events, False)
-                _announce(control, wanted, channel, events, names, variant)
+                policy = _announce(control, wanted, channel, events, names, variant)
+                if policy is not None:
+                    number += 1
+                    policies[number] = policy
+                    control.send("serving", number)
+            case ["narrow", int() as which, dict() as wanted] if not descriptors:
+                _narrow(control, which, policies.get(which), wanted)
             case _:
                 raise HangUp(f"a frame of kind {message[0]!r} with {len(descriptors)} descriptors")
 
 
-def _announce(control: Control, wanted: dict[str, Any], channel: int, events: int, names: Names, variant: str) -> None:
+def _announce(
+    control: Control, wanted: dict[str, Any], channel: int, events: int, names: Names, variant: str
+) -> Policy | None:
     try:
         if not variant:
             raise ValueError("no notifications on this machine")
         replace = bool(wanted["replace"]) or variant == REPLACEMENTS
-        service = Service(channel, events, policy_of(wanted), names, replace=replace)
+        policy = policy_of(wanted)
+        service = Service(channel, events, policy, names, replace=replace)
     except (ValueError, TypeError, KeyError) as error:
         os.close(channel)
         os.close(events)
         control.send("error", f"{type(error).__name__}: {error}")
-        return
+        return None
     service.start()
-    control.send("serving", True)
+    return policy
+
+
+def _narrow(control: Control, number: int, policy: Policy | None, wanted: dict[str, Any]) -> None:
+    try:
+        narrower = policy_of(wanted)
+    except (ValueError, TypeError, KeyError) as error:
+        control.send("error", f"{type(error).__name__}: {error}")
+        return
+    if policy is not None:
+        policy.become(narrower)
+    control.send("narrowed", number)
 
 
 def find_variant() -> tuple[str, list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib.util
 import os
 import socket
@@ -267,6 +268,37 @@ def test_a_server_listens_where_it_is_granted(plugin_from: Any) -> None:
 def test_a_tier_without_the_kernel_grants_no_network(attacker: Any) -> None:
     with pytest.raises(host.LockdownUnavailable, match=r"net\.connect"):
         attacker(permissions={"net.connect": ["127.0.0.1"]}, tier="hooked", minimum_tier="hooked")
+
+
+AROUND: Final = """
+import ctypes, socket, struct
+libc = ctypes.CDLL(None, use_errno=True)
+where = struct.pack("=HH4s8x", 2, socket.htons(port), bytes((127, 0, 0, 1)))
+number = libc.socket(2, 1, 0)
+result = libc.connect(number, where, len(where)) and ctypes.get_errno()
+libc.close(number)
+"""
+"""A connection that raises no audit event: 0, or the errno."""
+
+
+@pytest.mark.parametrize("target", [None, "127.0.0.1:{}"])
+def test_what_is_dropped_is_refused_by_the_hook_at_once_and_by_the_broker_from_the_next_call_on(
+    attacker: Any, servers: tuple[Server, Server], target: str | None
+) -> None:
+    first, second = (server.port for server in servers)
+    worker = attacker(permissions={"net.connect": [f"127.0.0.1:{first}", f"127.0.0.1:{second}"], "native": ["ctypes"]})
+    assert worker.run(AROUND, port=first) == 0
+    drop = "from sandbox_worker.plugin_api import permissions; permissions.drop('net.connect'{})"
+    given = f", {target.format(first)!r}" if target else ""
+    outcome = worker.reason(f"{drop.format(given)}\nimport socket; socket.create_connection(('127.0.0.1', {first}))")
+    assert outcome == ("PermissionDenied", "net.connect", 13)
+    assert worker.run(AROUND, port=first) == errno.EACCES
+    left = [f"127.0.0.1:{second}"] if target else []
+    assert list(worker.plugin.permissions.get("net.connect", ())) == left
+    assert worker.run(AROUND, port=second) == (0 if target else errno.EACCES)
+    assert {record.reason for record in worker.plugin.denials()} == {"dropped"}
+    worker.plugin.restart()
+    assert worker.is_stopped(f"import socket; socket.create_connection(('127.0.0.1', {first}))")
 
 
 def test_without_a_grant_there_is_no_broker(attacker: Any) -> None:
