@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from walls_driver import NOBODY, need
+from walls_driver import NOBODY
 
 import host
 from host.service.workers import _remove
