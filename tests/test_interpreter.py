@@ -34,7 +34,8 @@ def test_the_standard_library_is_readable_without_the_packages_in_it() -> None:
     assert stdlib in found.readable
     for folder in (f"{stdlib}/site-packages", f"{stdlib}/dist-packages"):
         assert folder in found.hidden
-        assert not any(folder == path or folder.startswith(path + "/") for path in granted)
+        if os.path.isdir(folder):  # Debian keeps its packages elsewhere
+            assert not any(folder == path or folder.startswith(path + "/") for path in granted)
     assert f"{stdlib}/os.py" in granted or stdlib in granted
 
 

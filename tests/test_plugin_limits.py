@@ -191,3 +191,23 @@ def test_the_operators_caps_hold_over_what_the_manifest_asks_for(plugin_from: An
     with pytest.raises(host.ResourceLimitExceeded):
         plugin.call("make", size=3 << 19)
     assert len(plugin.call("make", size=1 << 19)) == 1 << 19
+
+
+def test_an_error_may_be_longer_than_a_result(plugin_from: Any) -> None:
+    plugin = plugin_from("@hookimpl\ndef f(): raise ValueError('x' * 100_000)", limits={"result_size": "1 KiB"})
+    with pytest.raises(ValueError, match="xxx"):
+        plugin.call("f")
+
+
+def test_a_result_above_the_limit_is_refused_even_if_the_worker_sends_it(plugin_from: Any) -> None:
+    source = """
+    import os
+    from sandbox_worker import messages, wire
+    @hookimpl
+    def f():
+        frame = wire.Encoder().encode([messages.RESULT, 1, "x" * 100_000, 0])
+        os.write(4, frame)
+    """
+    plugin = plugin_from(source, limits={"result_size": "1 KiB"})
+    with pytest.raises(host.ProtocolViolation):
+        plugin.call("f")

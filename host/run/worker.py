@@ -174,7 +174,8 @@ class Worker:
             raise self._fault(ProtocolViolation, f"broke the protocol at its start: {e}") from None
         except (OSError, EOFError):
             raise self._start_failure() from None
-        self._reader.limit = self.limits.result_size + wire.ENVELOPE
+        # An error may be longer than a result; `call` looks at results themselves.
+        self._reader.limit = max(self.limits.result_size + wire.ENVELOPE, wire.CONTROL_LIMIT)
         self.deadline = None
 
     def _message(self, kind: int) -> Any:
@@ -220,7 +221,7 @@ class Worker:
             self._watcher.wake()
         try:
             self._write(frame)
-            return messages.reply_to(call_id, wire.decode(self._body()))
+            return self._reply(call_id)
         except WireError as e:
             self.kill(BREACH)
             self.wait()
@@ -232,6 +233,13 @@ class Worker:
             raise
         finally:
             self.busy, self.deadline = False, None
+
+    def _reply(self, call_id: int) -> messages.Result | messages.Error:
+        body = self._body()
+        reply = messages.reply_to(call_id, wire.decode(body))
+        if type(reply) is messages.Result and len(body) > self.limits.result_size + wire.ENVELOPE:
+            raise WireError("a result longer than result_size")
+        return reply
 
     def _write(self, frame: bytes) -> None:
         self._sent = 0
