@@ -368,7 +368,8 @@ def test_another_listener_is_refused_and_reported(network: Network, code: str, t
 
 def test_an_ipv6_listener_takes_ipv4_with_a_rule_for_it_alone(network: Network) -> None:
     need(socket.has_dualstack_ipv6(), "IPv6")
-    need(not network.replace, "the worker's own socket: one of the broker's is IPv6 alone")
+    if network.replace:
+        pytest.skip("a socket of the broker's own is IPv6 alone")
     port = free_port()
     code = f"""
 made = socket.socket(socket.AF_INET6)
