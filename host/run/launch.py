@@ -30,6 +30,15 @@ class Launch:
     policy: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
+class Watches(Protocol):
+    """What a worker needs of the watcher."""
+
+    asleep: bool
+
+    def wake(self) -> None:
+        """Look at the deadlines now."""
+
+
 class Process(Protocol):
     """A started worker process as its launcher sees it."""
 

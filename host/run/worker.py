@@ -14,7 +14,7 @@ import sys
 import termios
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from host.errors import (
     HostError,
@@ -25,7 +25,7 @@ from host.errors import (
     ResourceLimitExceeded,
 )
 from host.model.sanitise import visible
-from host.run.launch import Bare, Launch, Walled
+from host.run.launch import Bare, Launch, Walled, Watches
 from host.run.pidfd import ended
 from sandbox_worker import messages, wire
 from sandbox_worker.errors import WireError
@@ -57,15 +57,6 @@ _CPU_SIGNAL: Final = signal.SIGXCPU
 TIMEOUT: Final = "timeout"
 CLOSED: Final = "closed"
 BREACH: Final = "protocol"
-
-
-class Watches(Protocol):
-    """What a worker needs of the watcher."""
-
-    asleep: bool
-
-    def wake(self) -> None:
-        """Look at the deadlines now."""
 
 
 class Undelivered(Exception):
