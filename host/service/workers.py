@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from host.model.grants import Effective
     from host.model.manifest import Limits, Manifest
 
+_NO_TMP: Final = "/tmp/plughold-tmp-of-a-worker"  # noqa: S108 - nothing is made or looked for there
+"""What `${tmp}` stands for where there is no worker: a folder of its own, for /tmp itself is not granted."""
 _PROBES: Final = ("/proc/self/stat", "/", "/sys", "/dev/zero")
 """Readable by anyone and outside what a plugin is granted: opening one must fail in a worker."""
 
@@ -59,7 +61,7 @@ class Workers:
         if self.tier == "hooked" and self._spawner is not None:
             self._spawner.close()
 
-    def variables(self, manifest: Manifest, tmp: str = "/tmp") -> dict[str, str]:  # noqa: S108 - a placeholder
+    def variables(self, manifest: Manifest, tmp: str = _NO_TMP) -> dict[str, str]:
         """What the manifest's variables stand for."""
         return {
             "plugin": str(manifest.path),
@@ -84,7 +86,7 @@ class Workers:
         tmp = tempfile.mkdtemp(prefix="plughold-") if _uses(manifest, "${tmp}") else None
         try:
             self._make_data(manifest)
-            variables = self.variables(manifest, os.path.realpath(tmp) if tmp else "/tmp")  # noqa: S108 - a placeholder
+            variables = self.variables(manifest, os.path.realpath(tmp) if tmp else _NO_TMP)
             effective = decide(variables)
             launch = self._plan(manifest, effective, variables)
             quota = self._quota(manifest.name, launch, tmp)

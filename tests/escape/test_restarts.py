@@ -96,3 +96,12 @@ def test_what_may_not_be_read_can_not_be_renamed_into_reach(plugin_from: Any, pl
     with pytest.raises(PermissionError):
         plugin.call("read", path=str(granted / "sub/file"))
     assert (granted / "sub/file").read_text() == "secret"
+
+
+def test_a_tmp_of_its_own_makes_no_link_elsewhere_in_tmp_a_planted_one(plugin_from: Any, tmp_path: Path) -> None:
+    """pytest's folders lie in /tmp: a grant of ${tmp} must not be taken for one of /tmp."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real/file").write_text("fine")
+    (tmp_path / "alias").symlink_to(tmp_path / "real")
+    plugin = plugin_from(SOURCE, permissions={"fs.write": ["${tmp}"], "fs.read": [tmp_path / "alias"]})
+    assert plugin.call("read", path=str(tmp_path / "alias/file")) == "fine"
