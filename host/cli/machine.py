@@ -37,7 +37,7 @@ LANDLOCK: Final[tuple[tuple[int, str, str], ...]] = (
 )
 """(ABI, the Linux that brought it, what it adds): Documentation/userspace-api/landlock.rst."""
 
-_SECCOMP: Final = "no network, processes, signals to others, new namespaces, executable memory"
+_SECCOMP: Final = "no network but through the broker, no processes, signals to others, namespaces, anonymous code"
 _MANIFEST: Final = """\
 schema = 1
 [plugin]
