@@ -181,11 +181,13 @@ class QuotaWatcher:
     def add(self, worker: Worker, quota: Quota, private: tuple[str, ...]) -> None:
         """Look at one more worker."""
         with self._changed:
-            self._watched[worker] = _Watched(worker, quota, private)
+            first = not self._watched
+            self._watched[worker] = _Watched(worker, quota, private, time.monotonic())
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="plughold-quota", daemon=True)
                 self._thread.start()
-            self._changed.notify()
+            if first:  # else its own tick will do: a look now would compete with the start
+                self._changed.notify()
 
     def remove(self, worker: Worker) -> None:
         """Look at it no more."""

@@ -64,7 +64,8 @@ class Watcher:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="plughold-watcher", daemon=True)
                 self._thread.start()
-        self.wake()
+        if self.asleep:  # else the next tick will do: a look now would compete with the start
+            self.wake()
 
     def remove(self, worker: Worker) -> None:
         """Look at it no more; the thread is done with its descriptors when this returns."""
