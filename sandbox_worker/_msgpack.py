@@ -1,4 +1,7 @@
-"""msgpack's C extension without its package, at a third of the package's import time; the package where there is no C.
+"""msgpack's C extension without its package, where there is one: half the cost of the package at a worker's start.
+
+Measured on Python 3.12 as ``python -I -S -B -c``, one CPU, medians of 40: 1.59 x a bare interpreter with the package,
+1.26 x with this.
 
 The extension imports `msgpack.exceptions` and `msgpack.ext`, whose import of collections is what costs: for that one
 name tuple a lean stand-in serves. The extension keeps the classes that it saw when it was loaded, so a plugin that
