@@ -23,7 +23,8 @@ EXIT_NO_SETTINGS: Final = 80
 EXIT_PROBE: Final = 81
 EXIT_HOOK: Final = 82
 
-_EPERM, _EACCES, _EBADF = 1, 13, 9  # errno(3)
+_EPERM, _ENOENT, _EBADF, _EACCES = 1, 2, 9, 13  # errno(3)
+_LANDLOCKED: Final = ("walled", "confined")
 _MORE_THREADS_STACK: Final = 2 << 20
 """Stack of the threads that a plugin starts, in bytes: it counts against the memory limit. Its first one has 8 MiB."""
 
@@ -77,11 +78,14 @@ def _frozen(rows: list[Any]) -> tuple[Any, ...]:
 
 def _probe_kernel(settings: dict[str, Any]) -> list[str]:
     """One operation per kernel layer that must be refused; runs before the hook, so that the kernel answers."""
-    if settings["tier"] not in ("confined", "filtered"):
+    if settings["tier"] == "hooked":
         return []
     proofs = []
-    if settings["tier"] == "confined":
-        _must_fail(_EACCES, posix.open, settings["probe"], posix.O_RDONLY)
+    if settings["tier"] == "walled":
+        _must_fail(_ENOENT, posix.lstat, settings["outside"])
+        proofs.append("namespaces")
+    if settings["tier"] in _LANDLOCKED:
+        _must_fail(_EACCES, posix.open, *settings["refused"])
         proofs.append("landlock")
     # Without the filter, setting another process's priority to what it is would succeed for the same user.
     parent = posix.getppid()
@@ -112,7 +116,7 @@ def _install_hook(settings: dict[str, Any]) -> list[str]:
     if MODULES:
         sys.meta_path.insert(0, KeptModules(MODULES))
     facts.install(settings["sys"], settings["pages"], tuple(map(tuple, settings["interfaces"])))
-    kernel = settings["tier"] == "confined"
+    kernel = settings["tier"] in _LANDLOCKED
     if not kernel:
         _use_full_paths()
     _stub_process_starter()

@@ -11,7 +11,10 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Final
 
-_EPERM, _EACCES, _EMFILE, _EFBIG = 1, 13, 24, 27  # errno(3)
+_EPERM, _ENOENT, _EACCES, _EMFILE, _EFBIG = 1, 2, 13, 24, 27  # errno(3)
+_REFUSALS: Final = (_EPERM, _EACCES)
+_REFUSALS_OF_A_VIEW: Final = (*_REFUSALS, _ENOENT)
+"""In tier `walled` what is not granted is not there."""
 _LIMIT_BY_ERRNO: Final = {_EMFILE: "open_files", _EFBIG: "file_size"}
 _SCALARS: Final = (type(None), bool, int, float, str, bytes)
 
@@ -19,9 +22,9 @@ _SCALARS: Final = (type(None), bool, int, float, str, bytes)
 def describe(error: BaseException, rules: dict[str, Any]) -> list[object]:
     """[type, arguments, text, traceback, cause] of an ERROR message for `error`.
 
-    `rules` are the worker's own path rules: a PermissionError of the kernel is judged again with them, so that a path
-    that no rule allows is reported as the denial it is. Raises nothing: what an exception's own code gets in the way of
-    is left out.
+    `rules` are the worker's settings: an error that is the kernel's way to refuse a path is judged again with their
+    path rules, so that what no rule allows is reported as the denial it is. Raises nothing: what an exception's own
+    code gets in the way of is left out.
     """
     return [
         _attempt(_type_name, "an exception whose class has no name", error),
@@ -80,7 +83,7 @@ def _cause(error: BaseException, rules: dict[str, Any]) -> list[object] | None:
     if isinstance(error, OSError):
         if error.errno in _LIMIT_BY_ERRNO:
             return ["limit", _LIMIT_BY_ERRNO[error.errno]]
-        if error.errno in (_EACCES, _EPERM):
+        if error.errno in (_REFUSALS_OF_A_VIEW if rules.get("tier") == "walled" else _REFUSALS):
             return _judge_again(error, rules)
     return None
 

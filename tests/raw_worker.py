@@ -54,6 +54,8 @@ class RawWorker:
             "read": [readable, ("/dev/null/", "/dev/urandom/"), ()],
             "write": [(), (), ()],
             "probe": PROBE,
+            "refused": [PROBE, os.O_RDONLY],
+            "outside": PROBE,
             "result_size": 1 << 20,
             "native": {},
             "sys": [],

@@ -96,7 +96,7 @@ def test_a_hook_that_does_not_refuse_its_probe_ends_the_worker(raw: Callable[...
     assert worker.ended() == boot.EXIT_HOOK
 
 
-@pytest.mark.parametrize("tier", ["confined", "filtered"])
+@pytest.mark.parametrize("tier", ["walled", "confined", "filtered"])
 def test_a_worker_without_the_walls_of_its_tier_ends(raw: Callable[..., RawWorker], tier: str) -> None:
     """Started without a spawner, told that the walls stand: the first probe shows that they don't."""
     worker = raw()

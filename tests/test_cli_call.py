@@ -79,7 +79,8 @@ def test_a_result_comes_as_one_document(manifest: Path) -> None:
     status, found = call_json(manifest, "echo", "value=[1, null]", "other=/srv/in")
     assert status == 0
     assert found["result"] == [[1, None], "/srv/in"]
-    assert (found["denials"], found["error"], found["tier"]) == ([], None, "confined")
+    assert (found["denials"], found["error"]) == ([], None)
+    assert found["tier"] in ("walled", "confined")
     assert 0 < found["duration_s"] < 1
 
 

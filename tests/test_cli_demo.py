@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 def test_every_scenario_comes_out_as_it_must_and_the_host_is_unharmed(tmp_path: Path) -> None:
     ran = plughold("demo", "--json", TMPDIR=str(tmp_path))
     found = ran.document
-    assert (ran.status, found["ok"], found["tier"]) == (0, True, "confined")
+    assert (ran.status, found["ok"]) == (0, True)
+    assert found["tier"] in ("walled", "confined")
     assert [scenario["plugin"] for scenario in found["scenarios"] if not scenario["ok"]] == []
     layers = {scenario["layer"] for scenario in found["scenarios"]}
     assert {None, "audit_hook", "landlock", "own process", "call_timeout", "limit memory"} <= layers

@@ -14,27 +14,29 @@ from rich.console import Console
 from host.cli import machine
 from host.cli.doctor import told
 from host.cli.machine import Proof, layers
-from host.run.tiers import strongest
+from host.run.tiers import PROOFS, strongest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 KEYS = set("tier needed ok layers missing reasons worker implied names versions error".split())
-LAYERS = ["architecture", "landlock", "seccomp", "no_new_privs", "exec", "descriptors", "audit_hook", "broker"]
+LAYERS = [
+    "architecture", "namespaces", "landlock", "seccomp", "no_new_privs", "exec", "descriptors", "audit_hook", "broker",
+]  # fmt: skip
 
 
 def test_this_machine_reaches_confined_and_a_worker_proves_it(must_work: Callable[[object, str], None]) -> None:
     ran = plughold("doctor", "--json")
     found = ran.document
     assert set(found) == KEYS
-    must_work(found["tier"] == "confined", "Landlock and seccomp")
+    must_work(found["tier"] in ("walled", "confined"), "Landlock and seccomp")
     assert (ran.status, found["ok"], found["missing"]) == (0, True, [])
     assert [layer["name"] for layer in found["layers"]] == LAYERS
     assert found["worker"]["error"] == ""
-    assert set(found["worker"]["probed"]) == {"landlock", "seccomp", "exec", "descriptors", "audit_hook"}
+    assert set(found["worker"]["probed"]) == PROOFS[found["tier"]]
     assert [refused.rpartition(", by ")[2] for refused in found["worker"]["refused"]] == [
         "audit_hook",
-        "the kernel (EACCES)",
+        "the kernel (ENOENT)" if found["tier"] == "walled" else "the kernel (EACCES)",
     ]
 
 
@@ -55,7 +57,7 @@ def test_a_person_reads_it_in_100_columns_without_colour() -> None:
 
 def test_on_a_machine_without_landlock_it_says_what_is_missing_and_how_to_get_it() -> None:
     abilities: dict[str, Any] = {
-        "landlock_abi": 0, "seccomp": True, "machine": "x86_64", "arch_supported": True,
+        "landlock_abi": 0, "seccomp": True, "namespaces": False, "machine": "x86_64", "arch_supported": True,
         "missing": ["Landlock is switched off: add it to the kernel's lsm= boot parameter"],
     }  # fmt: skip
     proof = Proof(

@@ -13,8 +13,8 @@ from host.run.tiers import PROOFS, strongest
 
 
 def abilities(**changes: object) -> dict[str, Any]:
-    full = {"landlock_abi": 7, "seccomp": True, "machine": "x86_64", "arch_supported": True, "missing": []}
-    return {**full, **changes}
+    full = {"landlock_abi": 7, "seccomp": True, "namespaces": True, "machine": "x86_64", "arch_supported": True}
+    return {**full, "missing": [], **changes}
 
 
 def states(found: dict[str, Any], tier: str, error: str = "") -> dict[str, str]:
@@ -23,9 +23,15 @@ def states(found: dict[str, Any], tier: str, error: str = "") -> dict[str, str]:
 
 
 def test_what_a_worker_probed_is_proven() -> None:
-    found = states(abilities(), "confined")
-    assert {name for name, state in found.items() if state == "proven"} == PROOFS["confined"]
+    found = states(abilities(), "walled")
+    assert {name for name, state in found.items() if state == "proven"} == PROOFS["walled"]
     assert "missing" not in found.values()
+
+
+def test_what_namespaces_lack_is_told_as_it_was_refused() -> None:
+    reason = "own namespaces are refused: unshare: Operation not permitted"
+    told = layers(abilities(namespaces=False, missing=[reason]), Proof("confined"))
+    assert [(layer.name, layer.next) for layer in told if layer.state == "missing"] == [("namespaces", reason)]
 
 
 @pytest.mark.parametrize(

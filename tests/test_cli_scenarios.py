@@ -13,7 +13,7 @@ NAMES = [f"{scenario.plugin}-{scenario.tries}" for scenario in PLAY]
 
 
 @pytest.mark.parametrize("scenario", PLAY, ids=NAMES)
-@pytest.mark.parametrize("wrong", [None, "root:x:0:0", {"/etc/shadow": "root"}, 0, [], OSError(2, "x"), HostError("x")])
+@pytest.mark.parametrize("wrong", [None, "root:x:0:0", {"/etc/shadow": "root"}, 0, [], OSError(5, "x"), HostError("x")])
 def test_another_outcome_is_unexpected(scenario: Scenario, wrong: object) -> None:
     assert scenario.judge(wrong) == ""
 

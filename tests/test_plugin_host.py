@@ -69,13 +69,13 @@ def test_an_option_that_is_none_is_a_value_error(plugin_from: Any, options: dict
         plugin_from.host(**options)
 
 
-@pytest.mark.parametrize("options", [{"tier": "hooked"}, {"tier": "walled"}, {"minimum_tier": "walled"}])
+@pytest.mark.parametrize("options", [{"tier": "hooked"}, {"tier": "confined", "minimum_tier": "walled"}])
 def test_below_the_minimum_tier_there_is_no_host_at_all(plugin_from: Any, options: dict[str, str]) -> None:
     with pytest.raises(host.LockdownUnavailable):
         plugin_from.host(**options)
 
 
-@pytest.mark.parametrize("tier", ["confined", "filtered", "hooked"])
+@pytest.mark.parametrize("tier", ["walled", "confined", "filtered", "hooked"])
 def test_a_forced_tier_is_the_one_that_workers_run_at(plugin_from: Any, tier: str) -> None:
     plugin = plugin_from(SOURCE, tier=tier, minimum_tier="hooked")
     assert plugin.tier == plugin._owner.tier == tier

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, Final
 
 import pytest
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 from host.errors import LockdownUnavailable
 from host.run import tiers
 
-FULL: Final = {"arch_supported": True, "machine": "x86_64", "seccomp": True, "landlock_abi": 7}
+FULL: Final = {"arch_supported": True, "machine": "x86_64", "seccomp": True, "landlock_abi": 7, "namespaces": True}
+NO_NAMESPACES: Final = FULL | {"namespaces": False}
 NO_LANDLOCK: Final = FULL | {"landlock_abi": 0}
 NO_SECCOMP: Final = FULL | {"seccomp": False}
 OTHER_MACHINE: Final = FULL | {"arch_supported": False, "seccomp": False, "landlock_abi": 0, "machine": "riscv64"}
@@ -21,13 +23,20 @@ MACHINES: Final = st.fixed_dictionaries(
         "machine": st.just("x86_64"),
         "seccomp": st.booleans(),
         "landlock_abi": st.integers(0, 8),
+        "namespaces": st.booleans(),
     }
 )
 
 
 @pytest.mark.parametrize(
     ("abilities", "tier"),
-    [(FULL, "confined"), (NO_LANDLOCK, "filtered"), (NO_SECCOMP, "hooked"), (OTHER_MACHINE, "hooked")],
+    [
+        (FULL, "walled"),
+        (NO_NAMESPACES, "confined"),
+        (NO_LANDLOCK, "filtered"),
+        (NO_SECCOMP, "hooked"),
+        (OTHER_MACHINE, "hooked"),
+    ],
 )
 def test_the_strongest_tier_that_the_machine_reaches_is_taken(abilities: dict[str, Any], tier: str) -> None:
     assert tiers.strongest(abilities) == tier
@@ -60,8 +69,9 @@ def test_a_chosen_tier_is_reached_is_no_weaker_than_the_minimum_and_is_the_force
 
 @settings(deadline=None)  # a shared machine may stop for longer
 @given(MACHINES)
-def test_something_is_missing_exactly_where_confined_is_not_reached(abilities: dict[str, Any]) -> None:
-    assert bool(tiers.missing(abilities)) == (tiers.strongest(abilities) != "confined")
+def test_something_is_missing_exactly_where_a_tier_is_not_reached(abilities: dict[str, Any]) -> None:
+    assert bool(tiers.missing(abilities)) == (tiers.strongest(abilities) not in ("walled", "confined"))
+    assert bool(tiers.missing(abilities, "walled")) == (tiers.strongest(abilities) != "walled")
 
 
 def test_a_forced_tier_below_the_minimum_is_refused() -> None:
@@ -74,10 +84,10 @@ def test_hooked_can_be_forced_without_knowing_the_machine() -> None:
 
 
 @pytest.mark.parametrize(("minimum", "forced"), [("walled", None), ("hooked", "walled")])
-def test_walled_is_not_part_of_this_version(minimum: str, forced: str | None) -> None:
-    with pytest.raises(LockdownUnavailable) as caught:
-        tiers.choose(FULL, minimum, forced)
-    assert caught.value.tier == "walled"
+def test_walled_is_refused_without_namespaces_and_the_error_says_so(minimum: str, forced: str | None) -> None:
+    with pytest.raises(LockdownUnavailable, match="namespaces") as caught:
+        tiers.choose(NO_NAMESPACES, minimum, forced)
+    assert (caught.value.tier, caught.value.missing) == ("walled", tiers.missing(NO_NAMESPACES, "walled"))
 
 
 @pytest.mark.parametrize(("minimum", "forced"), [("none", None), ("confined", "strong"), ("", None)])
@@ -87,5 +97,6 @@ def test_a_name_that_is_no_tier_is_a_value_error_that_lists_them(minimum: str, f
 
 
 def test_a_stronger_tier_is_proven_by_more() -> None:
-    assert tiers.PROOFS["hooked"] < tiers.PROOFS["filtered"] < tiers.PROOFS["confined"]
+    proofs = [tiers.PROOFS[tier] for tier in tiers.TIERS]
+    assert all(weaker < stronger for weaker, stronger in itertools.pairwise(proofs))
     assert set(tiers.PROOFS) == set(tiers.TIERS)

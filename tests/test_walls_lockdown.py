@@ -474,7 +474,7 @@ def test_an_interpreter_that_has_vanished_fails_in_the_step_exec(tmp_path: Path)
     host = Host(base=False)
     try:
         host.interpreter = str(shutil.copy(host.interpreter, tmp_path.resolve() / "python"))
-        kind, content = host.ask("base", {"rules": host.base_rules(), "interpreter": host.interpreter})
+        kind, content = host.ask("base", host.base())
         assert kind == "ready"
         need(content["landlock_abi"] and content["seccomp"], "Landlock and seccomp")
         Path(host.interpreter).unlink()

@@ -27,6 +27,10 @@ _FILTERS: Final = {
     for machine, abi in product(TABLES, (None, 1, 2, 3, NEWEST))
 }
 
+_WITH_METADATA: Final = {
+    machine: profile.worker_filter(ARCHITECTURES[machine], NEWEST, metadata=True).patch(SLOTS) for machine in TABLES
+}
+
 
 def decide(machine: str, call: str | int, *arguments: int, abi: int | None = NEWEST) -> int:
     """The filter's action for one call of the worker 4242."""
@@ -331,3 +335,26 @@ def test_personality_can_be_read_only(machine: str) -> None:
 def test_arch_prctl_sets_thread_pointers_and_no_cpu_faults() -> None:
     assert decide("x86_64", "arch_prctl", 0x1002) == ALLOW
     assert decide("x86_64", "arch_prctl", 0x1012) == EINVAL  # ARCH_SET_CPUID
+
+
+# ---------------------------------------------------------------- metadata, where mounts guard it
+
+
+@both
+@pytest.mark.parametrize(("call", "position"), [("chmod", 1), ("fchmod", 1), ("fchmodat", 2), ("fchmodat2", 2)])
+@given(mode=st.integers(0, 0o177777))
+def test_with_metadata_every_mode_passes_but_set_uid_and_set_gid(
+    machine: str, call: str, position: int, mode: int
+) -> None:
+    architecture = ARCHITECTURES[machine]
+    if call not in architecture.numbers:
+        return
+    arguments = [3] * position + [mode]
+    found = simulate(_WITH_METADATA[machine], architecture.numbers[call], arguments, architecture.audit)
+    assert found == (EPERM if mode & 0o6000 else ALLOW)
+
+
+def test_with_metadata_nothing_else_changes() -> None:
+    some, more = (profile.worker_rules(NEWEST, metadata=metadata) for metadata in (False, True))
+    changed = {name for name in more if more[name] != some.get(name)} - {"execve"}  # its condition has no equality
+    assert changed == set(profile.METADATA.split())

@@ -50,7 +50,7 @@ def test_the_spawner_says_what_the_machine_has(host: Host) -> None:
 def test_base_rules_that_name_nothing_are_reported() -> None:
     host = Host(base=False)
     rules = [*host.base_rules(), ["/nowhere/at/all", "r"]]
-    kind, content = host.ask("base", {"rules": rules, "interpreter": host.interpreter})
+    kind, content = host.ask("base", host.base() | {"rules": rules})
     assert (kind, content["skipped"]) == ("ready", ["/nowhere/at/all"] if content["landlock_abi"] else [])
     host.close()
 
@@ -84,7 +84,7 @@ def test_the_spawner_keeps_nothing_of_what_started_its_host(host: Host) -> None:
     assert "Threads:\t1\n" in status
     targets = {int(path.name): os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()}
     assert {targets[number] for number in (0, 3, 4, 5)} == {"/dev/null"}
-    own = ("socket:", "anon_inode:[pidfd]", *(path for path, _ in host.base_rules()), "/")
+    own = ("socket:", "anon_inode:[pidfd]", "user:[", *(path for path, _ in host.base_rules()), "/")
     assert all(target.startswith(own) for number, target in targets.items() if number > 5)
     assert len([target for target in targets.values() if target.startswith("socket:")]) == 1
 
@@ -183,7 +183,7 @@ except PermissionError: os.write(4, b'refused')
 @pytest.mark.parametrize(
     "changes",
     [
-        {"tier": "walled"},
+        {"tier": "fortified"},
         {"tier": 5},
         {"env": {"A=B": "c"}},
         {"env": {"": "c"}},

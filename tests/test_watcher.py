@@ -15,6 +15,7 @@ import pytest
 from until import PATIENCE, until
 
 from host.model.manifest import Limits
+from host.run.covers import Covers
 from host.run.watcher import IDLE_TICK, Watch, Watcher, _resident_of_threads
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def watcher() -> Iterator[Watcher]:
 
 
 def watch(watcher: Watcher, worker: Any, on_denials: Any = lambda: None, on_end: Any = lambda: None) -> None:
-    watcher.add(Watch(worker, on_denials, on_end))
+    watcher.add(Watch(worker, on_denials, on_end, Covers(())))
 
 
 def test_a_worker_past_its_deadline_is_killed(watcher: Watcher) -> None:

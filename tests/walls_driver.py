@@ -119,8 +119,15 @@ class Host:
         self.ready: dict[str, Any] = {}
         self._workers: list[Worker] = []
         if base:
-            self.send("base", {"rules": self.base_rules(), "interpreter": self.interpreter})
+            self.send("base", self.base())
             _, self.ready = self.receive()
+
+    def base(self) -> dict[str, object]:
+        """The content of the first frame."""
+        rules = self.base_rules()
+        seen = [[path, "x" if "/lib" in path and "/etc" not in path else "r"] for path, _ in rules]
+        links = [[path, os.readlink(path)] for path in ("/lib", "/lib64") if Path(path).is_symlink()]
+        return {"rules": rules, "view": seen, "links": links, "interpreter": self.interpreter}
 
     def base_rules(self) -> list[list[str]]:
         """What the interpreter reads to start and to import its standard library."""
@@ -131,7 +138,7 @@ class Host:
 
     def send(self, *message: object, descriptors: tuple[int, ...] = ()) -> None:
         """Send one frame."""
-        body = msgpack.packb(message)
+        body = msgpack.packb(message, unicode_errors="surrogateescape")
         self.send_raw(len(body).to_bytes(4, "big") + body, descriptors)
 
     def send_raw(self, data: bytes, descriptors: tuple[int, ...] = ()) -> None:
@@ -167,6 +174,7 @@ class Host:
             "env": {"LC_CTYPE": "C.UTF-8"},
             "cwd": "/",
             "rules": [],
+            "links": [],
             "limits": LIMITS,
             "tier": "confined",
         }

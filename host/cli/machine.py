@@ -38,6 +38,7 @@ LANDLOCK: Final[tuple[tuple[int, str, str], ...]] = (
 """(ABI, the Linux that brought it, what it adds): Documentation/userspace-api/landlock.rst."""
 
 _SECCOMP: Final = "no network but through the broker, no processes, signals to others, namespaces, anonymous code"
+_NAMESPACES: Final = "a file system of its own: what is not granted is not there; no network; a neutral host name"
 _MANIFEST: Final = """\
 schema = 1
 [plugin]
@@ -85,8 +86,8 @@ def abilities() -> dict[str, Any]:
     try:
         spawner = Spawner(interpreters.find())
     except HostError as error:
-        nothing = {"landlock_abi": 0, "seccomp": False, "machine": platform.machine(), "arch_supported": True}
-        return nothing | {"missing": [str(error)]}
+        nothing = {"landlock_abi": 0, "seccomp": False, "namespaces": False, "machine": platform.machine()}
+        return nothing | {"arch_supported": True, "missing": [str(error)]}
     spawner.close()
     return spawner.abilities | {"network": _network()}
 
@@ -115,7 +116,7 @@ def prove(tier: str) -> Proof:
                 plugin.call("dedent", text="  works")
                 call = time.perf_counter() - started
                 refused = [_refused(plugin, "open_source", "filename", "Python's open()")]
-                if tier == "confined":
+                if tiers.TIERS.index(tier) >= tiers.TIERS.index("confined"):
                     reader = plugins.load(native.write(folder, _PROJECT))
                     refused.append(_refused(reader, native.HOOK, "path", "OpenSSL's own code"))
         except (HostError, _NotRefusedError) as error:
@@ -133,7 +134,7 @@ def _refused(plugin: SandboxedPlugin, hook: str, parameter: str, way: str) -> st
         plugin.call(hook, **{parameter: FORBIDDEN})
     except PermissionDenied as error:
         return f"{way}, by {error.layer}"
-    except PermissionError as error:
+    except (PermissionError, FileNotFoundError) as error:
         return f"{way}, by the kernel ({errno.errorcode.get(error.errno or 0, 'no errno')})"
     raise _NotRefusedError(f"a worker could open {FORBIDDEN} by {way}")
 
@@ -157,6 +158,7 @@ def layers(found: Mapping[str, Any], proof: Proof) -> list[Layer]:
 
     walls_of_all = [
         layer("architecture", found["arch_supported"], f"system calls of {found['machine']}", why("system call table")),
+        layer("namespaces", found["namespaces"], _NAMESPACES, _why_no_namespaces(found)),
         layer("landlock", abi > 0, _landlock(abi), why("landlock:")),
         layer("seccomp", found["seccomp"], _SECCOMP, why("seccomp filters")),
         layer("no_new_privs", behind, "no capabilities, and no program that gives rights back", walls),
@@ -173,6 +175,12 @@ def _broker(network: Mapping[str, Any]) -> Layer:
     if network["variant"]:
         return Layer("broker", "present", f"{holds} ({network['variant']}{f': {lacks}' if lacks else ''})")
     return Layer("broker", "missing", holds, lacks)
+
+
+def _why_no_namespaces(found: Mapping[str, Any]) -> str:
+    """What was refused when the spawner tried, or what the tier needs besides."""
+    tried = [text for text in found["missing"] if "namespaces" in text]
+    return "; ".join(tried or tiers.missing(found, "walled"))
 
 
 def _landlock(abi: int) -> str:

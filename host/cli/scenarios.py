@@ -142,8 +142,9 @@ def _denied(permission: str, target: str | None = None) -> Outcome:
 
 
 def _by_kernel(error: Any) -> str:
-    right = isinstance(error, PermissionError) and error.errno == errno.EACCES
-    return "refused by the kernel: EACCES" if right else ""
+    """Without the right to it, or, in tier walled, without the file."""
+    right = isinstance(error, OSError) and error.errno in (errno.EACCES, errno.ENOENT)
+    return f"refused by the kernel: {errno.errorcode[error.errno]}" if right else ""
 
 
 def _escaped(error: Any) -> str:

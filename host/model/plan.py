@@ -11,7 +11,7 @@ from sandbox_worker.messages import RESOLVE_PREFIX
 from sandbox_worker.permissions import IMPLIED_ENV, SYS_NAMES, Rule, decide, path_prefixes, path_verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
     from host.model.grants import Effective
     from host.model.manifest import Limits
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 FILE_KINDS: Final = ("fs.read", "fs.write")
 NET_KINDS: Final = ("net.connect", "net.listen")
 NAMES: Final = "names"
+_LETTERS: Final = {"fs.read": "r", "fs.write": "w"}
 SPECIAL_TREES: Final = ("/proc", "/sys", "/dev")
 """Never reached through a rule for a directory above them."""
 
@@ -95,24 +96,38 @@ def _unique(prefixes: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def kernel_rules(
-    effective: Effective, readable: Iterable[str], children: Callable[[str], Iterable[str] | None]
+    effective: Effective,
+    readable: Iterable[str],
+    children: Callable[[str], Iterable[str] | None],
+    covered: Collection[str] = (),
 ) -> list[tuple[str, str]]:
     """Landlock rules (path, access) for one plugin; access is a string of r, w and l (listing only).
 
     Landlock only adds, so a deny inside an allowed folder becomes rules for everything else in it: there a new name is
     refused, and names stay listable (docs/tiers.md). `children` lists a folder's entries as absolute paths, or None
-    where it is no folder.
+    where it is no folder. `covered` are paths that something else keeps out of the folders around them (`model.view`).
     """
     found: dict[str, set[str]] = {}
-    for kind, access in (("fs.read", "r"), ("fs.write", "w")):
-        deny = [_path(rule) for rule in effective.deny.get(kind, ())]
-        if access == "w":  # who may rename or replace what is denied could read it under its new name
-            deny += [_path(rule) for rule in effective.deny.get("fs.read", ())]
-        paths = [_path(rule) for rule in effective.allow.get(kind, ())]
-        for path in [*paths, *(readable if access == "r" else ())]:
-            for granted, right in _carve(path, access, deny, children):
+    for kind, paths in granted_paths(effective, readable).items():
+        deny = denied_paths(effective, kind)
+        for path in paths:
+            holes = deny if _in(path, SPECIAL_TREES) else [*deny, *SPECIAL_TREES]
+            for granted, right in _carve(path, _LETTERS[kind], holes, covered, children):
                 found.setdefault(granted, set()).add(right)
     return [(path, "".join(sorted(rights))) for path, rights in found.items()]
+
+
+def granted_paths(effective: Effective, readable: Iterable[str]) -> dict[str, list[str]]:
+    """The allowed paths of each file kind before any deny, with what else is readable unasked."""
+    found = {kind: [_path(rule) for rule in effective.allow.get(kind, ())] for kind in FILE_KINDS}
+    found["fs.read"] += readable
+    return found
+
+
+def denied_paths(effective: Effective, kind: str) -> list[str]:
+    """What is denied of a file kind. Not readable is not writable: who may rename or replace it could read it then."""
+    kinds = FILE_KINDS if kind == "fs.write" else (kind,)
+    return [_path(rule) for each in kinds for rule in effective.deny.get(each, ())]
 
 
 def _path(rule: Rule) -> str:
@@ -120,27 +135,36 @@ def _path(rule: Rule) -> str:
 
 
 def _carve(
-    path: str, access: str, deny: list[str], children: Callable[[str], Iterable[str] | None]
+    path: str,
+    access: str,
+    holes: list[str],
+    covered: Collection[str],
+    children: Callable[[str], Iterable[str] | None],
 ) -> Iterable[tuple[str, str]]:
-    """`path` without `deny` and, unless it lies in one itself, without the special trees."""
-    holes = deny if _in(path, SPECIAL_TREES) else [*deny, *SPECIAL_TREES]
-    if any(_covers(hole, path) for hole in holes):
+    """`path` without the holes in it; those that are covered may stay in a rule for a folder above."""
+    if any(covers(hole, path) for hole in holes):
         return
-    if not any(_covers(path, hole) for hole in holes):
+    if not any(covers(path, hole) and hole not in covered for hole in holes):
         yield path, access
         return
     if access == "r":
         yield path, "l"
     for child in children(path) or ():
-        yield from _carve(child, access, holes, children)
+        yield from _carve(child, access, holes, covered, children)
 
 
-def _covers(outer: str, inner: str) -> bool:
+def covers(outer: str, inner: str) -> bool:
+    """Whether `inner` is the path `outer` or lies beneath it."""
     return inner == outer or inner.startswith(outer.rstrip("/") + "/")
 
 
+def reaches(granted: str, path: str) -> bool:
+    """Whether a rule for `granted` is about `path` at all, denies left aside."""
+    return covers(granted, path) and (_in(granted, SPECIAL_TREES) or not _in(path, SPECIAL_TREES))
+
+
 def _in(path: str, trees: Iterable[str]) -> bool:
-    return any(_covers(tree, path) for tree in trees)
+    return any(covers(tree, path) for tree in trees)
 
 
 def allows(table: Table, path: str) -> bool:

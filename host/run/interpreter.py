@@ -13,6 +13,8 @@ import sys
 import sysconfig
 from pathlib import Path
 
+from host.model.view import HIDDEN, FileSystem, links_to
+
 PACKAGES = ("pluggy", "msgpack", "sandbox_worker")
 """What every worker may import beside the standard library and its own folder."""
 
@@ -27,8 +29,27 @@ _DATA = (
     "/usr/local/ssl/openssl.cnf",
     "/etc/ld.so.cache",
 )
+_LIBRARY_BASES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64")
 _DEVICES = ("/dev/null", "/dev/urandom")
 _OTHERS_PACKAGES = ("site-packages", "dist-packages")
+
+
+def _children(folder: str) -> list[str] | None:
+    try:
+        return [os.path.join(folder, name) for name in os.listdir(folder)]
+    except OSError:
+        return None
+
+
+def _readlink(path: str) -> str | None:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return None
+
+
+FILES = FileSystem(_children, os.path.lexists, _readlink)
+"""The file system that workers are planned for."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -36,6 +57,8 @@ class Interpreter:
     """What a worker's interpreter needs.
 
     `executable` is the real binary, no venv's link; `kernel_rules` are Landlock rules (path, access) for every worker;
+    `view` is what they come to where a worker sees a file system of its own (`sandbox_worker.walls.view`), `links` the
+    symbolic links (path, target) by which things in it are spelled;
     `readable` and `devices` are paths as the audit hook sees them; `libraries` the folders whose compiled modules may
     load; `hidden` folders of other people's packages inside the standard library; `packages` maps a package's name to
     its folder.
@@ -43,6 +66,8 @@ class Interpreter:
 
     executable: str
     kernel_rules: tuple[tuple[str, str], ...]
+    view: tuple[tuple[str, str], ...]
+    links: tuple[tuple[str, str], ...]
     readable: tuple[str, ...]
     devices: tuple[str, ...]
     libraries: tuple[str, ...]
@@ -68,9 +93,17 @@ def find() -> Interpreter:
     readable = (stdlib, dynload, *(folder for _, folder in packages), *shared, *data, *_DATA)
     rules = [*_library_rules(stdlib), ("/dev/null", "rw"), ("/dev/urandom", "r")]
     rules += [(path, "r") for path in (dynload, *shared, *data, *(folder for _, folder in packages))]
+    code = {stdlib, dynload, dict(packages)["msgpack"], *_library_folders(), *map(os.path.realpath, _library_files())}
+    spelled = (*_DATA, *_LIBRARY_BASES, os.__file__, *_library_files())
     return Interpreter(
         executable=os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable),
         kernel_rules=tuple(dict.fromkeys(rules)),
+        view=(
+            *((path, "r") for path in dict.fromkeys((*data, *(folder for _, folder in packages), *_DEVICES))),
+            *((path, "x") for path in sorted(code)),
+            *((path, HIDDEN) for path in (*filter(os.path.isdir, hidden), *_other_pythons()) if path not in code),
+        ),
+        links=tuple(links_to((path for path in spelled if os.path.exists(path)), FILES)),
         readable=tuple(dict.fromkeys(readable)),
         devices=_DEVICES,
         libraries=tuple(dict.fromkeys((dynload, stdlib, dict(packages)["msgpack"]))),
@@ -129,14 +162,30 @@ def _library_rules(stdlib: str) -> list[tuple[str, str]]:
     return [(stdlib, "l"), *((os.path.join(stdlib, child), "r") for child in kept)]
 
 
-def _shared_libraries() -> tuple[str, ...]:
-    """Where the loader finds what the interpreter links to: the multiarch folders, or lib without its Pythons."""
+def _library_folders() -> list[str]:
+    """Where the loader finds what the interpreter links to: the multiarch folders, or else all of lib."""
     multiarch = sysconfig.get_config_var("MULTIARCH")
     found = [path for base in ("/lib", "/usr/lib") if multiarch and os.path.isdir(path := f"{base}/{multiarch}")]
-    if not found:
-        for base in ("/lib", "/lib64", "/usr/lib", "/usr/lib64"):
-            if os.path.isdir(base):
-                found += [str(path) for path in Path(base).iterdir() if not path.name.startswith("python")]
-    found += glob.glob(f"{sysconfig.get_config_var('LIBDIR') or '/usr/lib'}/libpython*.so*")
-    found += glob.glob("/lib64/ld-*") + glob.glob("/lib/ld-*")
-    return tuple(dict.fromkeys(os.path.realpath(path) for path in found if os.path.exists(path)))
+    return list(dict.fromkeys(map(os.path.realpath, found or filter(os.path.isdir, _LIBRARY_BASES))))
+
+
+def _library_files() -> list[str]:
+    """Single libraries that may lie elsewhere, and the loader, as programs spell them."""
+    found = glob.glob(f"{sysconfig.get_config_var('LIBDIR') or '/usr/lib'}/libpython*.so*")
+    return [path for path in (*found, *glob.glob("/lib64/ld-*"), *glob.glob("/lib/ld-*")) if os.path.exists(path)]
+
+
+def _other_pythons() -> list[str]:
+    """What of the library folders is not granted: the folders of Pythons, their packages included."""
+    bases = set(map(os.path.realpath, _LIBRARY_BASES)).intersection(_library_folders())
+    return [path for base in sorted(bases) for path in glob.glob(f"{base}/python*")]
+
+
+def _shared_libraries() -> tuple[str, ...]:
+    """The library folders, without their Pythons where they have any, and the single files."""
+    pythons = set(_other_pythons())
+    found = []
+    for folder in _library_folders():
+        inside = [os.path.join(folder, name) for name in os.listdir(folder)] if pythons else []
+        found += [path for path in inside if path not in pythons] or [folder]
+    return tuple(dict.fromkeys(os.path.realpath(path) for path in (*found, *_library_files())))

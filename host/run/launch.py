@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Launch:
-    """What a worker is started with: `settings` is its INIT map, `rules` its own Landlock rules, `limits` rlimits.
+    """What a worker is started with: `settings` is its INIT map, `rules` are its own beside the base's, `links` those
+    by which their paths are spelled (both as the spawner takes them), `limits` are rlimits.
 
     `network` names what the broker answers for it (`walls.profile.NETWORK`), by the rules of `policy`; both are empty
     without a network grant.
@@ -28,6 +29,7 @@ class Launch:
     folder: str
     network: tuple[str, ...] = ()
     policy: dict[str, Any] = dataclasses.field(default_factory=dict)
+    links: tuple[tuple[str, str], ...] = ()
 
 
 class Watches(Protocol):
@@ -85,6 +87,7 @@ class Walled:
             "env": launch.environment,
             "cwd": launch.folder,
             "rules": [list(rule) for rule in launch.rules],
+            "links": [list(link) for link in launch.links],
             "limits": launch.limits,
             "tier": launch.tier,
             "network": list(launch.network),

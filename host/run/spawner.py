@@ -27,7 +27,12 @@ class Spawner(Helper):
 
     def __init__(self, interpreter: Interpreter) -> None:
         super().__init__(interpreter, "sandbox_worker.walls.spawner")
-        base = {"rules": [list(rule) for rule in interpreter.kernel_rules], "interpreter": interpreter.executable}
+        base = {
+            "rules": [list(rule) for rule in interpreter.kernel_rules],
+            "view": [list(rule) for rule in interpreter.view],
+            "links": [list(link) for link in interpreter.links],
+            "interpreter": interpreter.executable,
+        }
         try:
             self.abilities: Final[dict[str, Any]] = dict(self._ask("ready", ["base", base])[1])
         except BaseException:

@@ -9,10 +9,11 @@ from host.errors import LockdownUnavailable
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-TIERS: Final = ("hooked", "filtered", "confined")
-"""Weakest first; `walled` comes above these."""
+TIERS: Final = ("hooked", "filtered", "confined", "walled")
+"""Weakest first."""
 
 PROOFS: Final[Mapping[str, frozenset[str]]] = {
+    "walled": frozenset(("namespaces", "landlock", "seccomp", "exec", "descriptors", "audit_hook")),
     "confined": frozenset(("landlock", "seccomp", "exec", "descriptors", "audit_hook")),
     "filtered": frozenset(("seccomp", "exec", "descriptors", "audit_hook")),
     "hooked": frozenset(("audit_hook",)),
@@ -24,11 +25,13 @@ def strongest(abilities: Mapping[str, Any]) -> str:
     """The strongest tier for what the spawner found (its ``ready`` answer)."""
     if not abilities["arch_supported"] or not abilities["seccomp"]:
         return "hooked"
-    return "confined" if abilities["landlock_abi"] >= 1 else "filtered"
+    if abilities["landlock_abi"] < 1:
+        return "filtered"
+    return "walled" if abilities["namespaces"] else "confined"
 
 
-def missing(abilities: Mapping[str, Any]) -> tuple[str, ...]:
-    """What keeps this machine from `confined`, each with what to do about it."""
+def missing(abilities: Mapping[str, Any], tier: str = "confined") -> tuple[str, ...]:
+    """What keeps this machine from `tier` (confined or walled), each with what to do about it."""
     found = []
     if not abilities["arch_supported"]:
         found.append(f"a system call table for {abilities['machine']} (there are tables for x86_64 and aarch64)")
@@ -40,6 +43,11 @@ def missing(abilities: Mapping[str, Any]) -> tuple[str, ...]:
         found.append(
             "Landlock: Linux 5.13 or newer with landlock in the lsm= list, and an outer sandbox that lets it pass"
         )
+    if tier == "walled" and not abilities["namespaces"]:
+        found.append(
+            "namespaces: a kernel and an outer sandbox that let an ordinary user have a user namespace and mount in it "
+            "(tried; plughold doctor says what was refused)"
+        )
     return tuple(found)
 
 
@@ -49,19 +57,14 @@ def choose(abilities: Mapping[str, Any] | None, minimum: str, forced: str | None
     Raises ValueError for a name that is no tier, LockdownUnavailable below `minimum` or what is forced.
     """
     for name in (minimum, forced):
-        if name is not None and name not in (*TIERS, "walled"):
-            raise ValueError(f"{name!r} is no tier; tiers are walled, {', '.join(reversed(TIERS))}")
-    if "walled" in (minimum, forced):
-        raise LockdownUnavailable(
-            "tier walled is not part of this version; confined is the strongest", tier="walled", missing=("namespaces",)
-        )
+        if name is not None and name not in TIERS:
+            raise ValueError(f"{name!r} is no tier; tiers are {', '.join(reversed(TIERS))}")
     reached = "hooked" if abilities is None else strongest(abilities)
-    lacking = () if abilities is None else missing(abilities)
     for wanted in (forced or reached, minimum):
         if TIERS.index(wanted) > TIERS.index(reached):
-            raise _unavailable(wanted, reached, lacking)
+            raise _unavailable(wanted, reached, () if abilities is None else missing(abilities, wanted))
     if TIERS.index(forced or reached) < TIERS.index(minimum):
-        raise _unavailable(minimum, forced or reached, lacking or (f"tier {forced} was forced",))
+        raise _unavailable(minimum, forced or reached, (f"tier {forced} was forced",))
     return forced or reached
 
 

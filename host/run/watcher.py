@@ -14,11 +14,14 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final
 
+from host.run.worker import UNCOVERED
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import psutil
 
+    from host.run.covers import Covers
     from host.run.worker import Worker
 
 _log: Final = logging.getLogger("host")
@@ -32,12 +35,25 @@ _QUIET: Final = 1.0
 class Watch:
     """What the watcher keeps about one worker."""
 
-    __slots__ = ("call_id", "cpu_at_call", "listened", "on_denials", "on_end", "process", "quiet_until", "worker")
+    __slots__ = (
+        "call_id",
+        "covers",
+        "cpu_at_call",
+        "listened",
+        "on_denials",
+        "on_end",
+        "process",
+        "quiet_until",
+        "worker",
+    )
 
-    def __init__(self, worker: Worker, on_denials: Callable[[], None], on_end: Callable[[], None]) -> None:
+    def __init__(
+        self, worker: Worker, on_denials: Callable[[], None], on_end: Callable[[], None], covers: Covers
+    ) -> None:
         self.worker = worker
         self.on_denials = on_denials
         self.on_end = on_end
+        self.covers = covers
         self.quiet_until = 0.0
         self.call_id = -1
         self.cpu_at_call = 0.0
@@ -154,6 +170,9 @@ class Watcher:
     def _check(self, watch: Watch) -> None:
         worker, now = watch.worker, time.monotonic()
         deadline = worker.deadline
+        if watch.covers.lost():
+            worker.kill(UNCOVERED)
+            return
         limit = "timeout" if deadline is not None and now > deadline else self._exceeded(watch)
         if limit is not None:
             worker.kill(limit)

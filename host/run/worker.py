@@ -57,6 +57,8 @@ _CPU_SIGNAL: Final = signal.SIGXCPU
 TIMEOUT: Final = "timeout"
 CLOSED: Final = "closed"
 BREACH: Final = "protocol"
+UNCOVERED: Final = "uncovered"
+_UNCOVERED_TEXT: Final = "was ended, for a path that it is denied was replaced from outside; the next call starts anew"
 
 
 class Undelivered(Exception):
@@ -127,7 +129,7 @@ class Worker:
         try:
             _add_pipes(ours, theirs)
             if broker is not None:
-                self._served, channel, self.refusals = broker.serve(launch.policy)
+                self._served, channel, self.refusals = broker.serve(launch.policy, replace=launch.tier == "walled")
                 theirs.append(channel)
                 ours.append(self.refusals)
             helper = broker.pid if broker is not None else 0
@@ -189,15 +191,17 @@ class Worker:
             return self._fault(
                 PluginStartError, f"did not start within {self.limits.start_timeout:g} s (start_timeout)"
             )
+        if self.ended == UNCOVERED:
+            return self._fault(PluginStartError, _UNCOVERED_TEXT)
         if self.ended:
             return self._fault(
                 ResourceLimitExceeded, f"exceeded its limit of {self.ended} as it started", limit=self.ended
             )
         step = step_of(self.exit_code) if self.exit_code is not None else None
-        if step is not None:
-            return self._fault(PluginStartError, f"could not be locked down: step {step!r} failed")
         self.drain_output()
         said = f":\n{tail}" if (tail := self.tail()) else ""
+        if step is not None:
+            return self._fault(PluginStartError, f"could not be locked down: step {step!r} failed{said}")
         return self._fault(PluginStartError, f"died while it started ({self.obituary()}){said}")
 
     # --- a call
@@ -258,6 +262,8 @@ class Worker:
         self.wait()
         if self.ended == TIMEOUT:
             return self._fault(PluginTimeout, f"took longer than {self.limits.call_timeout:g} s (call_timeout)")
+        if self.ended == UNCOVERED:
+            return self._fault(PluginCrashed, _UNCOVERED_TEXT)
         if self.ended == CLOSED:
             return HostError("the plugin was closed during the call")
         if self.ended:

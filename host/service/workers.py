@@ -8,14 +8,16 @@ import secrets
 import socket
 import tempfile
 import threading
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from host.errors import HostError, LockdownUnavailable, PluginStartError
-from host.model import plan
+from host.model import plan, view
 from host.model.manifest import expand
 from host.run import interpreter as interpreters
 from host.run import native as natives
 from host.run.broker import Broker
+from host.run.covers import Covers
+from host.run.interpreter import FILES
 from host.run.launch import Launch
 from host.run.quota import Quota, QuotaWatcher
 from host.run.spawner import Spawner
@@ -36,6 +38,8 @@ _NO_TMP: Final = "/tmp/plughold-tmp-of-a-worker"  # noqa: S108 - nothing is made
 """What `${tmp}` stands for where there is no worker: a folder of its own, for /tmp itself is not granted."""
 _PROBES: Final = ("/proc/self/stat", "/", "/sys", "/dev/zero")
 """Readable by anyone and outside what a plugin is granted: opening one must fail in a worker."""
+_OUTSIDE: Final = ("/proc/self", "/sys/kernel", "/dev/zero", "/dev/full")
+"""There on every machine, and never by a rule for a folder above: in a file system of its own a worker finds none."""
 
 
 class Workers:
@@ -88,6 +92,7 @@ class Workers:
             self._make_data(manifest)
             variables = self.variables(manifest, os.path.realpath(tmp) if tmp else _NO_TMP)
             effective = decide(variables)
+            covers = Covers(view.denied(effective) if self.tier == "walled" else ())
             launch = self._plan(manifest, effective, variables)
             quota = self._quota(manifest.name, launch, tmp)
             worker = self._launch(launch, effective.limits)
@@ -96,7 +101,7 @@ class Workers:
             raise
         if tmp is not None:
             self._temporary[worker] = tmp
-        self._watcher.add(Watch(worker, lambda: on_denials(worker), lambda: on_end(worker)))
+        self._watcher.add(Watch(worker, lambda: on_denials(worker), lambda: on_end(worker), covers))
         self._quotas.add(worker, quota, (os.path.realpath(tmp),) if tmp is not None else ())
         try:
             worker.handshake(launch.settings, PROOFS[self.tier])
@@ -232,19 +237,45 @@ class Workers:
             interfaces=[list(pair) for pair in socket.if_nameindex()] if "networkInterfaces" in sys_names else [],
             trusted=self._trusted(manifest),
             probe=_probe(manifest, tables["fs.read"]),
+            **self._kernel_probes(manifest, tables),
             result_size=effective.limits.result_size,
             network=plan.network_tables(effective) if network else {},
         )
+        spelled = [rule.text for kind in plan.FILE_KINDS for rule in _spelled(manifest, effective, kind, variables)]
         return Launch(
             tier=self.tier,
             settings=settings,
-            rules=tuple(plan.kernel_rules(effective, (*places.path, *facts, *mine), _children)),
+            rules=(*self._rules(effective, (*places.path, *facts, *mine)), *self._loadable(native)),
             limits=plan.resource_limits(effective.limits),
             environment=plan.environment(effective, os.environ, variables["tmp"] if "tmp" in writable else None),
             folder=str(manifest.path),
             network=network,
             policy=plan.network_policy(effective) if network else {},
+            links=tuple(view.links_to((*spelled, *mine, *places.path), FILES)) if self.tier == "walled" else (),
         )
+
+    def _kernel_probes(self, manifest: Manifest, tables: dict[str, plan.Table]) -> dict[str, Any]:
+        """What the kernel must refuse to this worker: `refused` to open (path, flags), `outside` to find."""
+        if self.tier != "walled":
+            return {"refused": [_probe(manifest, tables["fs.read"]), os.O_RDONLY]}
+        # Of what is left to see, /dev/urandom is what nobody needs to write; else the root, which no rule names.
+        writes = plan.allows(tables["fs.write"], "/dev/urandom")
+        allowed = [path for path in _OUTSIDE if any(plan.allows(table, path) for table in tables.values())]
+        outside = next((path for path in _OUTSIDE if path not in allowed and os.path.lexists(path)), None)
+        if outside is None or (writes and plan.allows(tables["fs.read"], "/")):
+            text = f"plugin {manifest.name} may reach everything: nothing is left to prove its walls with"
+            raise PluginStartError(text, plugin=manifest.name)
+        return {"refused": ["/", os.O_RDONLY] if writes else ["/dev/urandom", os.O_WRONLY], "outside": outside}
+
+    def _rules(self, effective: Effective, readable: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+        if self.tier == "walled":
+            return tuple(view.walled_rules(effective, readable, FILES))
+        return tuple(plan.kernel_rules(effective, readable, FILES.children))
+
+    def _loadable(self, native: dict[str, natives.Native]) -> list[tuple[str, str]]:
+        """Where granted compiled code lies: in a worker's own file system all else is mounted noexec."""
+        found = [path for package in native.values() for path in package.paths]
+        return [(path, "rx") for path in found] if self.tier == "walled" else []
 
     def _trusted(self, manifest: Manifest) -> list[str]:
         """Folders whose bytecode may be read: the interpreter's own and the three packages; the application's too."""
@@ -288,13 +319,6 @@ def _spelled(manifest: Manifest, effective: Effective, kind: str, variables: dic
 
 def _resolved(rule: Rule) -> Rule:
     return rule if rule.text == "*" else parse_rule(rule.kind, os.path.realpath(rule.text))
-
-
-def _children(folder: str) -> list[str] | None:
-    try:
-        return [os.path.join(folder, name) for name in os.listdir(folder)]
-    except OSError:
-        return None
 
 
 def _remove(folder: str | None) -> None:

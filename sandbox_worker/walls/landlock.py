@@ -49,6 +49,8 @@ _RIGHTS_OF_FILES: Final = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE
 _CREATE_RULESET_VERSION: Final = 1
 _RULE_PATH_BENEATH: Final = 1
 _RESOLVE_WITHOUT_LINKS: Final = 0x06  # RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS
+_RESOLVE_BENEATH: Final = 0x08
+_AT_FDCWD: Final = -100
 _OPEN_FLAGS: Final = os.O_PATH | os.O_CLOEXEC
 
 _WHY_NOT: Final = {
@@ -95,7 +97,7 @@ def open_rules(rules: Iterable[tuple[str, str]]) -> tuple[list[Right], list[str]
     try:
         for path, access in rules:
             granted = rights(access)
-            descriptor = _open(path)
+            descriptor = open_path(path)
             if descriptor is None:
                 skipped.append(path)
                 continue
@@ -158,7 +160,11 @@ def restrict_self(ruleset: int) -> None:
     linux.syscall("landlock_restrict_self", ruleset, 0)
 
 
-def _open(path: str) -> int | None:
+def open_path(path: str) -> int | None:
+    """An O_PATH descriptor of what is at this absolute path, None when nothing is or a link is in the way.
+
+    ValueError for a relative path or a null character, OSError for any other failure.
+    """
     try:
         return _open_without_links(path)
     except (FileNotFoundError, NotADirectoryError, PermissionError):
@@ -169,19 +175,19 @@ def _open(path: str) -> int | None:
         raise
 
 
-def _open_without_links(path: str) -> int:
-    """openat2(2), which can refuse links in every component of a path; an outer filter may not know it.
+def open_beneath(folder: int, path: str) -> int:
+    """The same for a path relative to the folder (a descriptor), and never out of it. OSError when it can't be."""
+    return _openat2(folder, path, _RESOLVE_WITHOUT_LINKS | _RESOLVE_BENEATH)
 
-    Without O_NOFOLLOW, which together with O_PATH would open a link at the end instead of refusing it.
-    """
+
+def _open_without_links(path: str) -> int:
+    """openat2(2), which can refuse links in every component of a path; an outer filter may not know it."""
     if not path.startswith("/"):
         raise ValueError(f"{path[:200]!r} is not an absolute path")
-    name = ctypes.create_string_buffer(os.fsencode(path))
-    if len(name.value) + 1 != len(name):
+    if "\0" in path:
         raise ValueError(f"{path[:200]!r} contains a null character")
-    how = ctypes.create_string_buffer(pack("=QQQ", _OPEN_FLAGS, 0, _RESOLVE_WITHOUT_LINKS), 24)
     try:
-        return linux.syscall("openat2", -100, ctypes.addressof(name), ctypes.addressof(how), len(how))  # AT_FDCWD
+        return _openat2(_AT_FDCWD, path, _RESOLVE_WITHOUT_LINKS)
     except OSError as error:
         if error.errno not in (errno.ENOSYS, errno.EPERM):
             raise
@@ -190,3 +196,10 @@ def _open_without_links(path: str) -> int:
         os.close(descriptor)
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
     return descriptor
+
+
+def _openat2(folder: int, path: str, resolve: int) -> int:
+    """Without O_NOFOLLOW, which together with O_PATH would open a link at the end instead of refusing it."""
+    name = ctypes.create_string_buffer(os.fsencode(path))
+    how = ctypes.create_string_buffer(pack("=QQQ", _OPEN_FLAGS, 0, resolve), 24)
+    return linux.syscall("openat2", folder, ctypes.addressof(name), ctypes.addressof(how), len(how))

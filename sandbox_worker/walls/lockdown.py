@@ -1,9 +1,10 @@
-"""What a forked child does before it is a worker: nine ordered steps, the last of which execs the interpreter.
+"""What a forked child does before it is a worker: ten ordered steps, the last of which execs the interpreter.
 
-The order is forced: descriptors go first so that nothing foreign is ever inside; capabilities go while prctl(2) may
-still drop them; the parent-death signal is set after them because a change of credentials clears it
-(PR_SET_PDEATHSIG(2const)); Landlock and seccomp need no_new_privs; seccomp is last because it refuses what the others
-use. A step that fails ends the child with an exit code that names it (`steps`): half a lockdown is no lockdown.
+The order is forced: descriptors go first so that nothing foreign is ever inside; namespaces come before Landlock, which
+forbids mounts, and before capabilities, for they bring some; capabilities go while prctl(2) may still drop them; the
+parent-death signal is set after them because a change of credentials clears it (PR_SET_PDEATHSIG(2const)); Landlock and
+seccomp need no_new_privs; seccomp is last because it refuses what the others use. A step that fails ends the child
+with an exit code that names it (`steps`): half a lockdown is no lockdown.
 
 The ruleset is opened and filled before the fork, by the spawner: it needs descriptors, of which the limits may leave
 too few, and its errors reach the host as text.
@@ -18,7 +19,7 @@ import resource
 import signal
 import socket
 
-from . import landlock, linux
+from . import landlock, linux, namespaces
 from .exec_gate import ExecGate
 from .steps import EXIT_BASE, STEPS
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from typing import Final, NoReturn
 
     from .bpf import Program
+    from .view import View
 
 RESOURCES: Final = {
     "data": resource.RLIMIT_DATA,
@@ -61,9 +63,10 @@ class Plan:
     """All that the child needs, computed before the fork.
 
     `descriptors` are those of calls (read), replies (write), events (write) and log (write), all at or above
-    FIRST_FOREIGN; `ruleset` is a Landlock descriptor or None (tier `filtered`); `limits` maps getrlimit(2) resources
-    to values for both soft and hard limit; `program` has the slots of `profile.worker_filter`. `broker` is None, or
-    the connected unix socket over which the broker gets the filter's notifications, and the broker's pid.
+    FIRST_FOREIGN; `ruleset` is a Landlock descriptor or None (tier `filtered`); `user_namespace` is a descriptor and
+    `view` what is seen in it, both None below tier `walled`; `limits` maps getrlimit(2) resources to values for both
+    soft and hard limit; `program` has the slots of `profile.worker_filter`. `broker` is None, or the connected unix
+    socket over which the broker gets the filter's notifications, and the broker's pid.
     """
 
     __slots__ = (
@@ -77,6 +80,8 @@ class Plan:
         "program",
         "ruleset",
         "spawner",
+        "user_namespace",
+        "view",
     )
 
     def __init__(
@@ -89,6 +94,8 @@ class Plan:
         descriptors: tuple[int, int, int, int],
         limits: dict[int, int],
         ruleset: int | None,
+        user_namespace: int | None,
+        view: View | None,
         program: Program,
         spawner: int,
         broker: tuple[int, int] | None = None,
@@ -100,6 +107,8 @@ class Plan:
         self.descriptors = descriptors
         self.limits = limits
         self.ruleset = ruleset
+        self.user_namespace = user_namespace
+        self.view = view
         self.program = program
         self.spawner = spawner
         self.broker = broker
@@ -127,30 +136,44 @@ class _Child:
         self._plan = plan
 
     def descriptors(self) -> None:
-        """The worker's six, and besides them only the ruleset and the way to the broker, which are close-on-exec."""
+        """The worker's six, and the ruleset, the user namespace and the way to the broker, which are close-on-exec."""
         plan = self._plan
         calls, replies, events, log = plan.descriptors
         for descriptor, source in enumerate((log, log, calls, replies, events), start=1):
             os.dup2(source, descriptor)
         first = FIRST_FOREIGN
-        for kept in sorted(d for d in (plan.ruleset, plan.broker and plan.broker[0]) if d is not None):
+        kept_open = (plan.ruleset, plan.user_namespace, plan.broker and plan.broker[0])
+        for kept in sorted(d for d in kept_open if d is not None):
             if kept > first:
                 linux.close_range(first, kept - 1)
             first = kept + 1
         linux.close_range(first, LAST_DESCRIPTOR)
 
     def session(self) -> None:
-        """No terminal to type into (TIOCSTI), a process group of its own to kill, new files private.
+        """No terminal to type into (TIOCSTI), a process group of its own to kill, new files private; and one thread:
+        before ABI 8 Landlock binds one only, and others would stay free.
 
         Signal dispositions and mask are those of the spawner: all default and empty, but SIGPIPE ignored.
         """
+        require_one_thread()
         os.setsid()
         os.chdir(self._plan.folder)
         os.umask(_UMASK)
 
+    def namespaces(self) -> None:
+        """What is not granted is not there. Then again the folder, by its name there: the old one leads outside."""
+        if self._plan.user_namespace is None or self._plan.view is None:
+            return
+        namespaces.enter(self._plan.user_namespace, self._plan.view)
+        os.close(self._plan.user_namespace)
+        os.chdir(self._plan.folder)
+
     def capabilities(self) -> None:
-        """None in any set. What keeps them from coming back the spawner has done for itself: `renounce`."""
-        _drop_capabilities()
+        """None in any set, and none to come back: a new user namespace has just handed out all of its own."""
+        if self._plan.view is None:
+            _drop_capabilities()  # the rest of `renounce` the spawner has done for itself, and it is inherited
+        else:
+            renounce()
 
     def parent(self) -> None:
         """Die with the spawner; if it died before this took effect, now. The profile keeps prctl(2) from undoing it."""
@@ -170,10 +193,9 @@ class _Child:
         linux.prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
     def landlock(self) -> None:
-        """Before ABI 8 Landlock binds one thread only, and other threads would stay free."""
+        """The files that the rules name, whatever is seen of them."""
         if self._plan.ruleset is None:
             return
-        require_one_thread()
         landlock.restrict_self(self._plan.ruleset)
         os.close(self._plan.ruleset)
 

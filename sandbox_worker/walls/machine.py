@@ -1,4 +1,4 @@
-"""What this machine has for the walls: its architecture, Landlock, seccomp; and the filters compiled for it."""
+"""What this machine has for the walls: its architecture, Landlock, seccomp, namespaces; and the filters for it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
     from .bpf import Program
 
+WALLED: Final = "walled"
+"""Namespaces, Landlock and seccomp."""
+
 CONFINED: Final = "confined"
 """Landlock and seccomp."""
 
@@ -23,16 +26,17 @@ FILTERED: Final = "filtered"
 
 
 class Machine:
-    """Asks the kernel once, when it is made.
+    """Asks the kernel once, when it is made; of namespaces it is told (`note_namespaces`).
 
     `landlock_abi` is 0 without Landlock; `missing` says in whole sentences what is not there and why.
     """
 
-    __slots__ = ("_filters", "landlock_abi", "missing", "seccomp")
+    __slots__ = ("_filters", "landlock_abi", "missing", "namespaces", "seccomp")
 
     def __init__(self) -> None:
         self.landlock_abi = 0
         self.seccomp = False
+        self.namespaces = False
         self.missing: list[str] = []
         self._filters: dict[tuple[str, frozenset[str]], Program] = {}
         if linux.ARCHITECTURE is None:
@@ -50,11 +54,20 @@ class Machine:
             with contextlib.suppress(ValueError):
                 self.filter_of(tier)
 
+    def note_namespaces(self, why_not: str) -> None:
+        """Whether an attempt at a view succeeded: the empty text, or why not."""
+        if why_not:
+            self.missing.append(why_not)
+        elif linux.ARCHITECTURE is not None and self.seccomp and self.landlock_abi:
+            self.namespaces = True
+            self.filter_of(WALLED)
+
     def report(self) -> dict[str, object]:
         """For the host: the content of "ready"."""
         return {
             "landlock_abi": self.landlock_abi,
             "seccomp": self.seccomp,
+            "namespaces": self.namespaces,
             "machine": linux.MACHINE,
             "arch_supported": linux.ARCHITECTURE is not None,
             "missing": self.missing,
@@ -65,15 +78,16 @@ class Machine:
 
         ValueError for a tier that this machine can't reach or that needs no filter, and for an unknown `network`.
         """
-        reachable = self.seccomp and (tier == FILTERED or (tier == CONFINED and self.landlock_abi))
+        walls = {FILTERED: True, CONFINED: bool(self.landlock_abi), WALLED: self.namespaces}
+        reachable = self.seccomp and walls.get(tier, False)
         if linux.ARCHITECTURE is None or not reachable:
             raise ValueError(f"the tier {tier!r} is out of reach: {'; '.join(self.missing) or 'unknown'}")
         if not set(network) <= set(NETWORK):
             raise ValueError(f"{network!r} is more than {', '.join(NETWORK)}")
         key = tier, frozenset(network)
         if key not in self._filters:
-            abi = self.landlock_abi if tier == CONFINED else None
-            self._filters[key] = worker_filter(linux.ARCHITECTURE, abi, network)
+            abi = None if tier == FILTERED else self.landlock_abi
+            self._filters[key] = worker_filter(linux.ARCHITECTURE, abi, network, metadata=tier == WALLED)
         return self._filters[key]
 
 

@@ -67,6 +67,9 @@ ALLOWED: Final = {
 }
 """Allowed whatever the arguments, by purpose."""
 
+METADATA: Final = "chmod fchmod fchmodat fchmodat2 chown fchown lchown fchownat utime utimes utimensat futimesat"
+"""Calls that shutil.copy, zipfile and the like expect to work; the filter can't judge their paths."""
+
 REFUSED: Final = (
     (
         EPERM,
@@ -123,11 +126,7 @@ REFUSED: Final = (
         clock_settime clock_adjtime adjtimex sethostname setdomainname iopl ioperm modify_ldt syslog vhangup
         mbind set_mempolicy set_mempolicy_home_node get_mempolicy lookup_dcookie nfsservctl""",
     ),
-    (
-        PRETEND,
-        "changes metadata; Landlock does not cover it, and ordinary code (shutil.copy, zipfile) expects it to work",
-        """chmod fchmod fchmodat fchmodat2 chown fchown lchown fchownat utime utimes utimensat futimesat""",
-    ),
+    (PRETEND, "changes metadata; Landlock does not cover it, and ordinary code expects it to work", METADATA),
     (
         ENOTSUP,
         "extended attributes, answered as by a file system without them, which callers know how to take",
@@ -188,16 +187,19 @@ _IPPROTO_IPV6: Final = 41
 _IPV6_V6ONLY: Final = 26
 
 
-def worker_filter(architecture: Architecture, landlock_abi: int | None, network: Collection[str] = ()) -> Program:
+def worker_filter(
+    architecture: Architecture, landlock_abi: int | None, network: Collection[str] = (), *, metadata: bool = False
+) -> Program:
     """The filter of a worker: slots "pid" (its own), "path", "argv", "envp" (addresses of its one execve).
 
     `landlock_abi` is the version that guards the worker's files, None where Landlock does not; `network` what of
-    `NETWORK` the broker answers for it.
+    `NETWORK` the broker answers for it. `metadata` lets the calls that change it through: for a worker that has only
+    read-only mounts beside what it may write.
     """
-    return compile_filter(worker_rules(landlock_abi, network), ENOSYS, architecture)
+    return compile_filter(worker_rules(landlock_abi, network, metadata=metadata), ENOSYS, architecture)
 
 
-def worker_rules(landlock_abi: int | None, network: Collection[str] = ()) -> dict[str, Rule]:
+def worker_rules(landlock_abi: int | None, network: Collection[str] = (), *, metadata: bool = False) -> dict[str, Rule]:
     """The rule of every call that the profile names, on any architecture; arguments as in `worker_filter`."""
     rules: dict[str, Rule] = {name: ALLOW for names in ALLOWED.values() for name in names.split()}
     rules.update((name, action) for action, _, names in REFUSED for name in names.split())
@@ -205,6 +207,8 @@ def worker_rules(landlock_abi: int | None, network: Collection[str] = ()) -> dic
     rules.update(_memory_rules())
     old_landlock = landlock_abi is not None and landlock_abi < _TRUNCATE_ABI
     rules.update(_file_rules(old_landlock=old_landlock, otherwise=NOTIFY if "names" in network else ALLOW))
+    if metadata:
+        rules.update(_metadata_rules())
     rules.update(_socket_rules())
     if network:
         rules.update(_network_rules(network))
@@ -274,6 +278,16 @@ def _file_rules(*, old_landlock: bool, otherwise: int) -> dict[str, Rule]:
         "truncate": EACCES if old_landlock else ALLOW,
         "fallocate": _only(equals(1, 0)),  # no mode: keeping the size would hide the blocks from RLIMIT_FSIZE
     }
+
+
+def _metadata_rules() -> dict[str, Rule]:
+    """All but set-uid and set-gid. A new owner is the kernel's to refuse: without CAP_CHOWN a file can't be given away,
+    and in a user namespace no other user or group even has a number (chown(2), user_namespaces(7)).
+    """
+    rules: dict[str, Rule] = dict.fromkeys(METADATA.split(), ALLOW)
+    modes = {"chmod": 1, "fchmod": 1, "fchmodat": 2, "fchmodat2": 2}
+    rules.update((name, _only(no_bit(mode, _SETUID_SETGID))) for name, mode in modes.items())
+    return rules
 
 
 def _socket_rules() -> dict[str, Rule]:

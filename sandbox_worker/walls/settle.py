@@ -10,9 +10,15 @@ import signal
 from . import linux, lockdown
 from .control import Control, HangUp
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
-def settle(control_fd: int, host_pid: int) -> Control:
+
+def settle(control_fd: int, host_pid: int, while_privileged: Callable[[], None] | None = None) -> Control:
     """Cut what ties this process to whatever started the host, and give up the privileges that no worker may have.
+
+    `while_privileged` is called before that.
 
     Signals go back to their defaults, which the workers inherit. The terminal's Ctrl-C does not come here: the new
     session has no terminal.
@@ -31,6 +37,8 @@ def settle(control_fd: int, host_pid: int) -> Control:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a descriptor per base rule
+    if while_privileged is not None:
+        while_privileged()
     lockdown.renounce()
     return Control(control_fd, host)
 

@@ -3,19 +3,21 @@
 It talks to its host over `control`:
 
     host                                       spawner
-    ["base", {rules, interpreter}]             ["ready", {landlock_abi, seccomp, ...}]
-    ["spawn", {argv, env, cwd, rules,          ["spawned", pid] or ["error", text]
+    ["base", {rules, view, links,              ["ready", {landlock_abi, seccomp, ...}]
+              interpreter}]
+    ["spawn", {argv, env, cwd, rules, links,   ["spawned", pid] or ["error", text]
                limits, tier, network,
                broker}] + 4 or 5 descriptors
     ["reap", pid]                              ["reaped", pid, wait status]
 
 "base" comes first and once. Its rules hold for every worker (standard library, shared libraries); their paths stay
-open, so that a spawn only adds them. "ready" says what the machine has (`Machine.report`), and which of these paths
-are `skipped` because they can't be opened as they are written (`landlock.open_rules`). The descriptors are those of
-calls, replies, events and log, and, where `network` names what the broker (process `broker`) answers for the worker, a
-unix socket that leads there. A worker that is to be reaped and still lives after a second is killed; until it is reaped
-it stays a zombie, so that its pid never names another process. "reaped" comes when it is true: frames sent meanwhile
-are answered first.
+open, so that a spawn only adds them. `view` and `links` are what they come to in tier `walled` (`view.arrange`); that
+tier is tried at once, in a child. "ready" says what the machine has (`Machine.report`), and which of these paths are
+`skipped` because they can't be opened as they are written (`landlock.open_rules`). The descriptors are those of calls,
+replies, events and log, and, where `network` names what the broker (process `broker`) answers for the worker, a unix
+socket that leads there. A worker that is to be reaped and still lives after a second is killed; until it is reaped it
+stays a zombie, so that its pid never names another process. "reaped" comes when it is true: frames sent meanwhile are
+answered first.
 
 The end of the stream, a frame that makes no sense and the host's death end the spawner and, before, all workers.
 The host's death is watched by a pidfd: a parent-death signal would come when the *thread* that started the spawner
@@ -29,10 +31,11 @@ import os
 import sys
 import time
 
-from . import landlock, lockdown
+from . import landlock, lockdown, view
 from .control import Control, HangUp
 from .elf import loader_of
-from .machine import CONFINED, Machine
+from .machine import CONFINED, WALLED, Machine
+from .namespaces import UserNamespace
 from .settle import settle
 from .workers import Workers
 
@@ -49,7 +52,9 @@ def main(control_fd: int, host_pid: int) -> NoReturn:
     status = 1
     workers = Workers()
     try:
-        Spawner(settle(control_fd, host_pid), Machine(), workers).serve()
+        made: list[UserNamespace] = []
+        control = settle(control_fd, host_pid, lambda: made.append(UserNamespace()))
+        Spawner(control, Machine(), made[0], workers).serve()
     except HangUp:
         status = 0
     except BaseException:  # noqa: BLE001 - nothing may keep the workers from being killed
@@ -62,14 +67,27 @@ def main(control_fd: int, host_pid: int) -> NoReturn:
 class Spawner:
     """Answers frames until its `Control` hangs up."""
 
-    __slots__ = ("_base", "_control", "_interpreter", "_machine", "_pid", "_workers")
+    __slots__ = (
+        "_base",
+        "_control",
+        "_interpreter",
+        "_links",
+        "_machine",
+        "_pid",
+        "_user_namespace",
+        "_view",
+        "_workers",
+    )
 
-    def __init__(self, control: Control, machine: Machine, workers: Workers) -> None:
+    def __init__(self, control: Control, machine: Machine, user_namespace: UserNamespace, workers: Workers) -> None:
         self._control = control
         self._machine = machine
+        self._user_namespace = user_namespace
         self._workers = workers
         self._pid = os.getpid()
         self._base: landlock.Rules | None = None
+        self._view: list[tuple[str, str]] = []
+        self._links: list[tuple[str, str]] = []
         self._interpreter = b""
 
     def serve(self) -> NoReturn:
@@ -90,24 +108,26 @@ class Spawner:
         if message[0] != "base" or len(message) != 2 or descriptors:
             raise HangUp("the first frame is not the base")
         try:
+            programs = _programs(message[1]["interpreter"])
             self._interpreter = _encoded(message[1]["interpreter"])
-            skipped = self._open_base(message[1]["rules"], message[1]["interpreter"])
+            skipped = self._open_base([*message[1]["rules"], *programs])
+            self._try_view([*message[1]["view"], *programs], message[1]["links"])
         except (OSError, ValueError, TypeError, KeyError) as error:
             self._control.send("error", f"{type(error).__name__}: {error}")
             raise HangUp("there is nothing to do without a base") from error
         self._control.send("ready", {**self._machine.report(), "skipped": skipped})
 
-    def _open_base(self, rules: list[tuple[str, str]], interpreter: str) -> list[str]:
+    def _open_base(self, rules: list[tuple[str, str]]) -> list[str]:
         if not self._machine.landlock_abi:
             return []
-        programs = [(os.path.realpath(interpreter), "x")]
-        with open(interpreter, "rb") as file:
-            loader = loader_of(file.read(_ELF_START))
-        if loader is not None:
-            programs.append((os.path.realpath(loader), "x"))
-        opened, skipped = landlock.open_rules([*rules, *programs])
+        opened, skipped = landlock.open_rules(rules)
         self._base = landlock.Rules(opened, self._machine.landlock_abi)
         return skipped
+
+    def _try_view(self, rules: list[tuple[str, str]], links: list[tuple[str, str]]) -> None:
+        self._view, self._links = rules, links
+        self._user_namespace.attempt(view.arrange(rules, (), links))
+        self._machine.note_namespaces(self._user_namespace.why_not)
 
     def _answer(self, message: list[Any], descriptors: list[int]) -> None:
         try:
@@ -137,8 +157,9 @@ class Spawner:
         if bool(network) != bool(channel):
             raise ValueError("a broker's socket without a network to decide, or the other way round")
         os.set_blocking(events, False)  # of the open file, so for the worker too: an event never holds it up
-        program = self._machine.filter_of(wanted["tier"], network)
-        ruleset = self._ruleset(wanted["rules"]) if wanted["tier"] == CONFINED else None
+        tier = wanted["tier"]
+        program = self._machine.filter_of(tier, network)
+        ruleset = self._ruleset(wanted["rules"]) if tier in (WALLED, CONFINED) else None
         try:
             plan = lockdown.Plan(
                 interpreter=self._interpreter,
@@ -148,6 +169,8 @@ class Spawner:
                 descriptors=(calls, replies, events, log),
                 limits=_limits(wanted["limits"]),
                 ruleset=ruleset,
+                user_namespace=self._user_namespace.descriptor if tier == WALLED else None,
+                view=self._view_of(wanted) if tier == WALLED else None,
                 program=program,
                 spawner=self._pid,
                 broker=(channel[0], wanted["broker"]) if channel else None,
@@ -160,10 +183,13 @@ class Spawner:
             if ruleset is not None:
                 os.close(ruleset)
 
+    def _view_of(self, wanted: dict[str, Any]) -> view.View:
+        return view.arrange(self._view, wanted["rules"], [*self._links, *wanted["links"]])
+
     def _ruleset(self, rules: list[tuple[str, str]]) -> int:
         if self._base is None:
             raise ValueError("no base rules")
-        opened, _ = landlock.open_rules(rules)
+        opened, _ = landlock.open_rules([rule for rule in rules if view.HIDDEN not in rule[1:]])
         try:
             own = landlock.Rules(opened, self._machine.landlock_abi)
             return landlock.make_ruleset(self._machine.landlock_abi, self._base, own)
@@ -175,6 +201,13 @@ class Spawner:
             self._control.send("error", f"{pid} is no worker of this spawner")
         elif (status := self._workers.end(pid, time.monotonic())) is not None:
             self._control.send("reaped", pid, status)
+
+
+def _programs(interpreter: str) -> list[tuple[str, str]]:
+    """The rules for what the kernel executes: the interpreter and the loader that it names."""
+    with open(interpreter, "rb") as file:
+        loader = loader_of(file.read(_ELF_START))
+    return [(os.path.realpath(path), "x") for path in (interpreter, loader) if path is not None]
 
 
 def _encoded(text: str) -> bytes:

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 STEPS: Final = (
     "descriptors",
     "session",
+    "namespaces",
     "capabilities",
     "parent",
     "limits",

@@ -11,7 +11,7 @@ from typing import Any, Final
 import psutil
 import pytest
 
-TIERS: Final = ["confined", "filtered", "hooked"]
+TIERS: Final = ["walled", "confined", "filtered", "hooked"]
 
 TOUCH: Final = "[python, '-ISc', f'open({marker!r}, \"w\")']"
 
@@ -66,6 +66,7 @@ STOPS: Final = (
     ("PermissionDenied", "run"),
     ("ImportDenied", "native"),
     ("PermissionError", ""),
+    ("FileNotFoundError", ""),  # in tier walled: neither the program nor /dev/shm is there
     ("NotImplementedError", ""),  # what concurrent.futures makes of an import that was refused
 )
 

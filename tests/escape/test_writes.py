@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import pytest
 
-TIERS: Final = ["confined", "filtered", "hooked"]
+TIERS: Final = ["walled", "confined", "filtered", "hooked"]
 
 WAYS: Final = {
     "open w": "open(path, 'w').write('changed')",
@@ -95,7 +95,7 @@ def test_a_file_that_may_only_be_read_does_not_change(attacker: Any, places: Pat
     grants = {"fs.read": [places], "fs.write": [places / "granted"]}
     worker = attacker(permissions=grants, tier=tier, minimum_tier="hooked")
     for way, code in WAYS.items():
-        if tier == "confined" or way not in CONFINED_ONLY:
+        if tier in ("walled", "confined") or way not in CONFINED_ONLY:
             assert worker.is_stopped(code, path=places / "outside" / "secret.txt"), way
             assert picture(places / "outside") == before, way
 
@@ -223,7 +223,7 @@ def test_no_file_becomes_set_uid(attacker: Any, places: Path) -> None:
 
 def test_existence_and_metadata_stay_visible_in_confined(attacker: Any, places: Path) -> None:
     """What the documentation says of this tier, so that nobody takes it for more."""
-    worker = attacker()
+    worker = attacker(tier="confined")
     code = "import os; result = [os.path.exists(path), os.stat(path).st_size]"
     path = places / "outside" / "secret.txt"
     assert worker.run(code, path=path) == [True, path.stat().st_size]

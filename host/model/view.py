@@ -1,0 +1,103 @@
+"""What tier `walled` adds to a worker's rules: covers over what is denied, and the links by which paths are spelled.
+
+Landlock only adds rights, so below `walled` a deny inside an allowed folder becomes rules for everything else in it.
+With a file system of its own a worker gets the folder whole, and the denied path in it is mounted over. Pure: the file
+system is asked through arguments.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Final
+
+from host.model.plan import FILE_KINDS, SPECIAL_TREES, covers, denied_paths, granted_paths, kernel_rules, reaches
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from host.model.grants import Effective
+
+    Rules = list[tuple[str, str]]
+
+HIDDEN: Final = "n"
+"""The access of a cover (`sandbox_worker.walls.view`)."""
+_MOST_LINKS: Final = 40
+"""Links that the kernel follows in one path (path_resolution(7))."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FileSystem:
+    """What planning asks: a folder's entries as absolute paths, None for no folder; whether there is a path, links not
+    followed; where a link leads, None for no link."""
+
+    children: Callable[[str], Iterable[str] | None]
+    exists: Callable[[str], bool]
+    readlink: Callable[[str], str | None]
+
+
+def walled_rules(effective: Effective, readable: Sequence[str], files: FileSystem) -> Rules:
+    """Rules (path, access) as `plan.kernel_rules` gives them, with "n" for what is mounted over.
+
+    A denied path can be covered when it exists now; what does not, and the special trees, are left to Landlock as in
+    tier `confined`. The trees are covered all the same, for their names.
+    """
+    paths = granted_paths(effective, readable)
+    found = {hole: _cover(hole, effective, paths) for hole in denied(effective) if files.exists(hole)}
+    covered = {hole: access for hole, access in found.items() if access is not None}
+    rules = [
+        (path, "".join(sorted({*access, *_written(path, effective, paths)})))
+        for path, access in kernel_rules(effective, readable, files.children, covered)
+    ]
+    whole = "/" in (*paths["fs.read"], *paths["fs.write"])
+    trees = [(tree, HIDDEN) for tree in SPECIAL_TREES if whole and tree not in dict(rules)]
+    return [*rules, *covered.items(), *trees]
+
+
+def links_to(paths: Iterable[str], files: FileSystem) -> Rules:
+    """The symbolic links (path, target) on the way to each of the paths, in whatever way it is spelled."""
+    found: dict[str, str] = {}
+    for path in paths:
+        found.update(_links_on(path, files.readlink))
+    return list(found.items())
+
+
+def denied(effective: Effective) -> Iterator[str]:
+    """The denied paths of both file kinds; not "*", which leaves nothing to cover."""
+    yield from (path for path in denied_paths(effective, "fs.write") if path != "/")
+
+
+def _cover(hole: str, effective: Effective, paths: dict[str, list[str]]) -> str | None:
+    """The access with which `hole` is mounted over, None where no grant is around it."""
+    if not any(path != hole and reaches(path, hole) for kind in FILE_KINDS for path in paths[kind]):
+        return None
+    readable = any(reaches(path, hole) for path in paths["fs.read"])
+    return "r" if readable and not any(covers(path, hole) for path in denied_paths(effective, "fs.read")) else HIDDEN
+
+
+def _written(path: str, effective: Effective, paths: dict[str, list[str]]) -> str:
+    """A mount hides the one around it: "w" where a grant around `path` allows writing here too."""
+    granted = any(reaches(around, path) for around in paths["fs.write"])
+    return "w" if granted and not any(covers(hole, path) for hole in denied_paths(effective, "fs.write")) else ""
+
+
+def _links_on(path: str, readlink: Callable[[str], str | None]) -> Iterator[tuple[str, str]]:
+    """Walk as the kernel does: `done` is free of links, `rest` is what is left, next part last."""
+    done, rest, followed = "", path.split("/")[::-1], 0
+    while rest:
+        part = rest.pop()
+        if part in ("", "."):
+            continue
+        if part == "..":
+            done = done[: done.rfind("/")] if done else ""
+            continue
+        target = readlink(f"{done}/{part}")
+        if target is None:
+            done = f"{done}/{part}"
+            continue
+        followed += 1
+        if followed > _MOST_LINKS:
+            return
+        yield f"{done}/{part}", target
+        rest.extend(target.split("/")[::-1])
+        if target.startswith("/"):
+            done = ""

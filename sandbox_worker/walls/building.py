@@ -1,0 +1,185 @@
+"""Putting a view together in a fresh mount namespace, and moving into it.
+
+A new root is made of a small tmpfs on top of some folder; copies of what is granted are mounted in it, each restricted
+before it is in place; then it becomes the root and the old one is let go of. Everything is opened and copied before
+anything is mounted, so that no mount of ours is ever part of a copy. Names are resolved from the new root by
+openat2(2), which takes no link and no way out: in a folder that others may write to, a name may become a link any time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+
+from . import landlock, mounts
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
+    from .view import Mount, View
+
+_STAGE: Final = "/proc"  # the spawner reads it, so it is there
+_ROOT: Final = ((b"size", b"1m"), (b"mode", b"0755"))  # folders and empty files alone
+_COVER: Final = ((b"size", b"64k"), (b"mode", b"0111"))  # may be walked through, to a grant beneath; lists nothing
+_EMPTY_FILE: Final = ".covers-denied-files"
+_PLACES: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def move_into(view: View) -> None:
+    """Make `view` the file system of this process, the only one of its mount namespace.
+
+    OSError when anything fails but a grant that is gone; a cover that can't be put up is a failure.
+    """
+    mounts.make_private()
+    _Builder(view).build()
+    _use_own_null()
+
+
+class _Builder:
+    """Holds what is opened: copies that wait for their place, and the mounts that are closed for writing at the end."""
+
+    __slots__ = ("_covers", "_root", "_trees", "_view")
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+        self._covers: list[int] = []
+        self._root = -1
+        self._trees: dict[str, tuple[int, bool]] = {}  # path: (a detached mount, whether of a folder)
+
+    def build(self) -> None:
+        for mount in self._view.mounts:
+            if not mount.hidden and (tree := _tree_of(mount)) is not None:
+                self._trees[mount.path] = tree
+        stage = mounts.new_tmpfs(_ROOT)
+        _attach_at(stage, _STAGE)
+        self._root = stage
+        self._covers.append(stage)
+        for mount in self._view.mounts:
+            self._put(mount)
+        for path, target in self._view.links:
+            self._link(path, target)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(_EMPTY_FILE, dir_fd=stage)
+        if self._root == stage:
+            os.close(self._make_folder("tmp"))  # programs look for one: empty and read-only, unless a grant made it
+        for cover in self._covers:
+            mounts.close_for_writing(cover)
+        mounts.make_root(self._root)
+
+    def _put(self, mount: Mount) -> None:
+        if mount.path == "/":
+            self._put_root(mount)
+        elif mount.hidden:
+            self._cover(mount)
+        elif mount.path in self._trees:
+            tree, is_folder = self._trees.pop(mount.path)
+            try:
+                place = _existing(self._root, mount.path) if mount.in_tree else self._make(mount.path, is_folder)
+            except OSError:
+                return  # it vanished, or became a link: what is not there needs no view
+            mounts.attach(tree, place)
+            os.close(place)
+            os.close(tree)
+
+    def _put_root(self, mount: Mount) -> None:
+        """Everything is granted: a copy of the root, beside which the stage is only a place to stand on."""
+        tree, _ = self._trees.pop(mount.path)
+        os.mkdir("root", 0o700, dir_fd=self._root)
+        place = os.open("root", _PLACES, dir_fd=self._root)
+        mounts.attach(tree, place)
+        os.close(place)
+        self._root = tree
+
+    def _cover(self, mount: Mount) -> None:
+        place = _existing(self._root, mount.path)
+        if stat.S_ISDIR(os.fstat(place).st_mode):
+            cover = mounts.new_tmpfs(_COVER)
+            self._covers.append(cover)
+        else:
+            cover = self._empty_file()
+        mounts.attach(cover, place)
+        os.close(place)
+
+    def _empty_file(self) -> int:
+        """A detached mount of a file without permissions; its name goes when it is in place, as nothing else would be
+        attached any more."""
+        stage = self._covers[0]
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(_EMPTY_FILE, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0, dir_fd=stage))
+        file = os.open(_EMPTY_FILE, _PLACES, dir_fd=stage)
+        tree = mounts.clone_of(file)
+        os.close(file)
+        mounts.restrict(tree, mounts.READ_ONLY)
+        return tree
+
+    def _make(self, path: str, is_folder: bool) -> int:
+        """An O_PATH descriptor of a new place for a mount, and the folders on the way to it."""
+        if is_folder:
+            return self._make_folder(path.strip("/"))
+        head, _, name = path.strip("/").rpartition("/")
+        folder = self._make_folder(head)
+        try:
+            os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o444, dir_fd=folder))
+            return os.open(name, _PLACES, dir_fd=folder)
+        finally:
+            os.close(folder)
+
+    def _make_folder(self, path: str) -> int:
+        """An O_PATH descriptor of the folder at a path from the root; made, with those above it, if it is not there."""
+        with contextlib.suppress(FileNotFoundError):
+            return landlock.open_beneath(self._root, path or ".")
+        head, _, name = path.rpartition("/")
+        folder = self._make_folder(head)
+        try:
+            os.mkdir(name, 0o755, dir_fd=folder)
+            return os.open(name, _PLACES | os.O_DIRECTORY, dir_fd=folder)
+        finally:
+            os.close(folder)
+
+    def _link(self, path: str, target: str) -> None:
+        head, _, name = path.strip("/").rpartition("/")
+        with contextlib.suppress(OSError):  # a link is a convenience: without it a grant is reached by its real name
+            folder = self._make_folder(head)
+            try:
+                os.symlink(target, name, dir_fd=folder)
+            finally:
+                os.close(folder)
+
+
+def _tree_of(mount: Mount) -> tuple[int, bool] | None:
+    """(a detached and restricted copy of what is at the path, whether it is a folder); None when nothing is there."""
+    source = landlock.open_path(mount.path)
+    if source is None:
+        return None
+    mode = os.fstat(source).st_mode
+    tree = mounts.clone_of(source)
+    os.close(source)
+    attributes = mounts.NO_SUID
+    if not mount.devices:
+        attributes |= mounts.NO_DEVICES
+    if not mount.executable:
+        attributes |= mounts.NO_EXEC
+    # A device is written to through a read-only mount, which keeps its mode and owner from being changed.
+    if not mount.writable or stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
+        attributes |= mounts.READ_ONLY
+    mounts.restrict(tree, attributes)
+    return tree, stat.S_ISDIR(mode)
+
+
+def _existing(root: int, path: str) -> int:
+    return landlock.open_beneath(root, path.strip("/"))
+
+
+def _attach_at(tree: int, path: str) -> None:
+    place = os.open(path, _PLACES)
+    mounts.attach(tree, place)
+    os.close(place)
+
+
+def _use_own_null() -> None:
+    """Descriptor 0 through the view's read-only mount: through the old one, root could change the device's mode."""
+    null = os.open("/dev/null", os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)

@@ -1,0 +1,101 @@
+"""What a worker of tier `walled` sees of the file system, as a list of mounts and links. Pure.
+
+The view is made of rules like Landlock's, (path, access). With an "x" programs and libraries there can be mapped as
+code, else not; with a "w" it is mounted for writing, else read-only; "n", alone, covers what a rule above it would
+show. What no rule names is not there.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Final
+
+HIDDEN: Final = "n"
+"""The access of what is covered."""
+
+_DEVICES: Final = "/dev"
+
+
+class Mount:
+    """One mount: an absolute path in the view, the same as outside.
+
+    `in_tree`: the place lies in an earlier mount and so exists, if it still does; else it has to be made.
+    """
+
+    __slots__ = ("devices", "executable", "hidden", "in_tree", "path", "writable")
+
+    def __init__(self, path: str, access: str, *, in_tree: bool) -> None:
+        self.path = path
+        self.in_tree = in_tree
+        self.hidden = access == HIDDEN
+        self.executable = "x" in access
+        self.writable = "w" in access and not self.executable
+        self.devices = _covers(_DEVICES, path)
+
+    def like(self, other: Mount) -> bool:
+        """Whether a mount here, inside `other`, would change nothing."""
+        return self._kind() == other._kind()
+
+    def _kind(self) -> tuple[bool, ...]:
+        return self.hidden, self.executable, self.writable, self.devices
+
+
+class View:
+    """All mounts, outer ones first, and all links as (path, target) that no mount brings along."""
+
+    __slots__ = ("links", "mounts")
+
+    def __init__(self, mounts: tuple[Mount, ...], links: tuple[tuple[str, str], ...]) -> None:
+        self.mounts = mounts
+        self.links = links
+
+
+def arrange(base: Iterable[tuple[str, str]], own: Iterable[tuple[str, str]], links: Iterable[tuple[str, str]]) -> View:
+    """The view of one worker: `base` rules hold for all workers, `own` are its grants; `base` wins at the same path.
+
+    `links` are symbolic links, (path, target), without which a granted path could not be spelled. Paths are absolute
+    and, but for the last part of a link's, free of links.
+    """
+    wanted: dict[str, str] = {}
+    for path, access in own:
+        wanted[path] = _joined(wanted.get(path, ""), access)
+    wanted.update(base)
+    mounts: list[Mount] = []
+    open_mounts: list[Mount] = []
+    for path in sorted(wanted, key=_by_parts):
+        outer = _around(path, open_mounts)
+        mount = Mount(path, wanted[path], in_tree=outer is not None and not outer.hidden)
+        if outer is None and mount.hidden:
+            continue
+        if outer is None or not mount.like(outer):
+            mounts.append(mount)
+            open_mounts.append(mount)
+    return View(tuple(mounts), tuple(_missing_links(mounts, links)))
+
+
+def _joined(some: str, more: str) -> str:
+    return "".join(sorted({*some, *more} - {HIDDEN})) or HIDDEN
+
+
+def _by_parts(path: str) -> list[str]:
+    return path.rstrip("/").split("/")
+
+
+def _around(path: str, open_mounts: list[Mount]) -> Mount | None:
+    """The innermost mount around `path`; those that are behind it in order are dropped."""
+    while open_mounts and not _covers(open_mounts[-1].path, path):
+        open_mounts.pop()
+    return open_mounts[-1] if open_mounts else None
+
+
+def _missing_links(mounts: list[Mount], links: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    for path, target in dict(links).items():
+        around = [mount for mount in mounts if _covers(mount.path, path)]
+        if not around or around[-1].hidden:
+            yield path, target
+
+
+def _covers(outer: str, inner: str) -> bool:
+    return inner == outer or inner.startswith(outer.rstrip("/") + "/")
