@@ -69,6 +69,7 @@ class Network:
             "cwd": "/",
             "rules": readable or [],
             "limits": {},
+            "named": False,
             "tier": "confined" if self.spawner.ready["landlock_abi"] else "filtered",
             "network": network,
             "broker": self.broker.pid,

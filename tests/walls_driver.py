@@ -176,6 +176,7 @@ class Host:
             "rules": [],
             "links": [],
             "limits": LIMITS,
+            "named": False,
             "tier": "confined",
         }
         theirs = (calls[0], replies[1], events[1], log[1])

@@ -90,6 +90,7 @@ class Walled:
             "links": [list(link) for link in launch.links],
             "limits": launch.limits,
             "tier": launch.tier,
+            "named": "hostname" in launch.settings["sys"],
             "network": list(launch.network),
             "broker": broker,
         }

@@ -84,7 +84,7 @@ class Replacements:
         if not self._listener.waits(call):
             raise refused()
         if name in self._kept:
-            return self._kept[name].dup()
+            return _duplicate(self._kept[name])
         made = socket.socket(family, socket.SOCK_STREAM)
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if binds:
@@ -104,7 +104,7 @@ class Replacements:
             cloexec = bool(self._process.flags(number) & os.O_CLOEXEC)
             self._listener.give(call, taken.fileno(), at=number, close_on_exec=cloexec)
             if error == 0 and not _connected(taken):
-                self._kept[name] = taken.dup()
+                self._kept[name] = _duplicate(taken)
             while len(self._kept) > _KEPT_MAX:
                 self._kept.pop(next(iter(self._kept))).close()
         finally:
@@ -128,6 +128,12 @@ def bound_to(taken: socket.socket) -> Address:
     where = taken.getsockname()
     ip = socket.inet_pton(taken.family, where[0].partition("%")[0])
     return Address(taken.family, ip, where[1])
+
+
+def _duplicate(taken: socket.socket) -> socket.socket:
+    """Another descriptor of the same open file. `socket.dup` would give that file its own idea of blocking, which is the
+    worker's to choose."""
+    return socket.socket(taken.family, taken.type, taken.proto, fileno=os.dup(taken.fileno()))
 
 
 def _connected(taken: socket.socket) -> bool:

@@ -64,7 +64,7 @@ class Plan:
 
     `descriptors` are those of calls (read), replies (write), events (write) and log (write), all at or above
     FIRST_FOREIGN; `ruleset` is a Landlock descriptor or None (tier `filtered`); `user_namespace` is a descriptor and
-    `view` what is seen in it, both None below tier `walled`; `limits` maps getrlimit(2) resources to values for both
+    `view` what is seen in it, both None below tier `walled`, and `named` whether it may know this machine's name; `limits` maps getrlimit(2) resources to values for both
     soft and hard limit; `program` has the slots of `profile.worker_filter`. `broker` is None, or the connected unix
     socket over which the broker gets the filter's notifications, and the broker's pid.
     """
@@ -77,6 +77,7 @@ class Plan:
         "folder",
         "interpreter",
         "limits",
+        "named",
         "program",
         "ruleset",
         "spawner",
@@ -96,6 +97,7 @@ class Plan:
         ruleset: int | None,
         user_namespace: int | None,
         view: View | None,
+        named: bool,
         program: Program,
         spawner: int,
         broker: tuple[int, int] | None = None,
@@ -109,6 +111,7 @@ class Plan:
         self.ruleset = ruleset
         self.user_namespace = user_namespace
         self.view = view
+        self.named = named
         self.program = program
         self.spawner = spawner
         self.broker = broker
@@ -164,7 +167,7 @@ class _Child:
         """What is not granted is not there. Then again the folder, by its name there: the old one leads outside."""
         if self._plan.user_namespace is None or self._plan.view is None:
             return
-        namespaces.enter(self._plan.user_namespace, self._plan.view)
+        namespaces.enter(self._plan.user_namespace, self._plan.view, named=self._plan.named)
         os.close(self._plan.user_namespace)
         os.chdir(self._plan.folder)
 

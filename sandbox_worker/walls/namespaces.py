@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .view import View
 
 HOST_NAME: Final = b"localhost"
-"""What a worker takes this machine's name to be."""
+"""What a worker without the grant takes this machine's name to be."""
 
 _CLONE_NEWNS: Final = 0x00020000
 _CLONE_NEWUTS: Final = 0x04000000
@@ -76,16 +76,19 @@ class UserNamespace:
             self.descriptor, self.why_not = None, _told(error)
 
 
-def enter(user_namespace: int, view: View) -> None:
+def enter(user_namespace: int, view: View, *, named: bool = False) -> None:
     """Move this process, which has one thread, into namespaces of its own and make `view` its file system.
+
+    `named` keeps the machine's name; else it is HOST_NAME there.
 
     Afterwards it has all capabilities in them, none outside, and its folder is the root. OSError as
     `building.move_into`.
     """
     linux.syscall("setns", user_namespace, _CLONE_NEWUSER)
     linux.syscall("unshare", _OWN)
-    name = ctypes.create_string_buffer(HOST_NAME)
-    linux.syscall("sethostname", ctypes.addressof(name), len(HOST_NAME))
+    if not named:
+        name = ctypes.create_string_buffer(HOST_NAME)
+        linux.syscall("sethostname", ctypes.addressof(name), len(HOST_NAME))
     building.move_into(view)
 
 

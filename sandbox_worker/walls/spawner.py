@@ -6,8 +6,8 @@ It talks to its host over `control`:
     ["base", {rules, view, links,              ["ready", {landlock_abi, seccomp, ...}]
               interpreter}]
     ["spawn", {argv, env, cwd, rules, links,   ["spawned", pid] or ["error", text]
-               limits, tier, network,
-               broker}] + 4 or 5 descriptors
+               limits, tier, named,
+               network, broker}] + 4 or 5 descriptors
     ["reap", pid]                              ["reaped", pid, wait status]
 
 "base" comes first and once. Its rules hold for every worker (standard library, shared libraries); their paths stay
@@ -171,6 +171,7 @@ class Spawner:
                 ruleset=ruleset,
                 user_namespace=self._user_namespace.descriptor if tier == WALLED else None,
                 view=self._view_of(wanted) if tier == WALLED else None,
+                named=bool(wanted["named"]),
                 program=program,
                 spawner=self._pid,
                 broker=(channel[0], wanted["broker"]) if channel else None,
