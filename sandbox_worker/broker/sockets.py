@@ -131,8 +131,8 @@ def bound_to(taken: socket.socket) -> Address:
 
 
 def _duplicate(taken: socket.socket) -> socket.socket:
-    """Another descriptor of the same open file. `socket.dup` would give that file its own idea of blocking, which is the
-    worker's to choose."""
+    """Another descriptor of the same open file. `socket.dup` would give that file an idea of its own of blocking, which
+    is the worker's to choose."""
     return socket.socket(taken.family, taken.type, taken.proto, fileno=os.dup(taken.fileno()))
 
 

@@ -64,9 +64,10 @@ class Plan:
 
     `descriptors` are those of calls (read), replies (write), events (write) and log (write), all at or above
     FIRST_FOREIGN; `ruleset` is a Landlock descriptor or None (tier `filtered`); `user_namespace` is a descriptor and
-    `view` what is seen in it, both None below tier `walled`, and `named` whether it may know this machine's name; `limits` maps getrlimit(2) resources to values for both
-    soft and hard limit; `program` has the slots of `profile.worker_filter`. `broker` is None, or the connected unix
-    socket over which the broker gets the filter's notifications, and the broker's pid.
+    `view` what is seen in it, both None below tier `walled`, and `named` whether this machine's name is known there;
+    `limits` maps getrlimit(2) resources to values for both soft and hard limit; `program` has the slots of
+    `profile.worker_filter`. `broker` is None, or the connected unix socket over which the broker gets the filter's
+    notifications, and the broker's pid.
     """
 
     __slots__ = (
