@@ -7,11 +7,8 @@ deadline of a call is kept by the watcher, which kills: the read then sees the p
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import signal
-import sys
-import termios
 import threading
 import time
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -25,7 +22,9 @@ from host.errors import (
     ResourceLimitExceeded,
 )
 from host.model.sanitise import visible
+from host.run.conversation import Conversation
 from host.run.launch import Bare, Launch, Walled, Watches
+from host.run.output import Output
 from host.run.pidfd import ended
 from sandbox_worker import messages, wire
 from sandbox_worker.errors import WireError
@@ -43,11 +42,6 @@ if TYPE_CHECKING:
 _E = TypeVar("_E", bound=Exception)
 
 _CHUNK: Final = 1 << 16
-_READS: Final = 4
-"""Chunks of output that are taken in at once: what prints more than that in a tick of the watcher waits for it."""
-_LOG_LINES: Final = 1000
-_LOG_LINE: Final = 2000
-_TAIL: Final = 4000
 _GRACE: Final = 0.25
 """Seconds that a worker has to end by itself when it is closed."""
 _REAP_TIMEOUT: Final = 5.0
@@ -112,16 +106,12 @@ class Worker:
         self.busy = False
         self.deadline: float | None = self.started + limits.start_timeout
         self.ended: str | None = None
-        self.log: list[str] = []
-        self._sent = 0
-        self._partial = b""
+        self._output: Final = Output()
         self._event_rest = self._refusal_rest = b""
         self._served, self.refusals = 0, -1
         self._broker: Final = broker
         self._proven = False  # until READY, refusals on the event pipe are the probes' own
         self._watcher: Final = watcher
-        self._encode: Final = wire.Encoder().encode
-        self._reader = wire.FrameReader(wire.CONTROL_LIMIT)
         self._lock = threading.RLock()  # the watcher and the calling thread both drain, kill and reap
         self._status: int | None = None
         ours: list[int] = []
@@ -145,7 +135,8 @@ class Worker:
         finally:
             for descriptor in theirs:
                 os.close(descriptor)
-        self._calls, self._replies, self.events, self.output = ours[:4]
+        self._wire: Final = Conversation(*ours[:2])
+        self.events, self.output = ours[2:4]
         os.set_blocking(self.events, False)
         os.set_blocking(self.output, False)
 
@@ -154,7 +145,7 @@ class Worker:
     def handshake(self, settings: dict[str, Any], expected_proofs: frozenset[str]) -> None:
         """Send the settings, check READY, receive the hooks. Raises PluginStartError and what a call raises."""
         try:
-            self._write(self._encode([messages.INIT, settings]))
+            self._wire.send(self._wire.encode([messages.INIT, settings]))
             ready = messages.Ready(self._message(messages.READY))
             if ready.version != wire.VERSION or ready.tier != self.tier or not expected_proofs.issubset(ready.proofs):
                 raise WireError("READY is not what this worker was started for")
@@ -168,11 +159,11 @@ class Worker:
         except (OSError, EOFError):
             raise self._start_failure() from None
         # An error may be longer than a result; `call` looks at results themselves.
-        self._reader.limit = max(self.limits.result_size + wire.ENVELOPE, wire.CONTROL_LIMIT)
+        self._wire.limit_to(max(self.limits.result_size + wire.ENVELOPE, wire.CONTROL_LIMIT))
         self.deadline = None
 
     def _message(self, kind: int) -> Any:
-        message = wire.decode(self._body())
+        message = wire.decode(self._wire.receive())
         if messages.kind_of(message) == messages.FAILED:
             stage, text, limit = messages.failure_of(message)
             self.kill(CLOSED)
@@ -199,7 +190,7 @@ class Worker:
             )
         step = step_of(self.exit_code) if self.exit_code is not None else None
         self.drain_output()
-        said = f":\n{tail}" if (tail := self.tail()) else ""
+        said = f":\n{tail}" if (tail := self._output.tail()) else ""
         if step is not None:
             return self._fault(PluginStartError, f"could not be locked down: step {step!r} failed{said}")
         return self._fault(PluginStartError, f"died while it started ({self.obituary()}){said}")
@@ -209,13 +200,13 @@ class Worker:
     def call(self, hook: str, arguments: dict[str, Any]) -> messages.Result | messages.Error:
         """One call and its reply. Raises Undelivered, WorkerError or one of its subclasses; Unsendable before all."""
         call_id = self.call_id + 1
-        frame = self._encode([messages.CALL, call_id, hook, arguments])
+        frame = self._wire.encode([messages.CALL, call_id, hook, arguments])
         self.call_id, self.hook, self.busy = call_id, hook, True
         self.deadline = time.monotonic() + self.limits.call_timeout
         if self._watcher.asleep:
             self._watcher.wake()
         try:
-            self._write(frame)
+            self._wire.send(frame)
             return self._reply(call_id)
         except WireError as e:
             self.kill(BREACH)
@@ -230,34 +221,14 @@ class Worker:
             self.busy, self.deadline = False, None
 
     def _reply(self, call_id: int) -> messages.Result | messages.Error:
-        body = self._body()
+        body = self._wire.receive_last()
         reply = messages.reply_to(call_id, wire.decode(body))
         if type(reply) is messages.Result and len(body) > self.limits.result_size + wire.ENVELOPE:
             raise WireError("a result longer than result_size")
         return reply
 
-    def _write(self, frame: bytes) -> None:
-        self._sent = 0
-        self._sent = os.write(self._calls, frame)
-        if self._sent < len(frame):
-            rest = memoryview(frame)
-            while self._sent < len(frame):
-                self._sent += os.write(self._calls, rest[self._sent : self._sent + (1 << 20)])
-
-    def _body(self) -> bytes:
-        """The next frame's body, and not a byte behind it: a worker has nothing to say unasked."""
-        body = self._reader.next() if self._reader.pending else None
-        while body is None:
-            data = os.read(self._replies, _CHUNK)
-            if not data:
-                raise EOFError
-            body = self._reader.feed(data)
-        if self._reader.pending and self.hooks:
-            raise WireError("bytes behind the reply")
-        return body
-
     def _death(self) -> Exception:
-        unread = fcntl.ioctl(self._calls, termios.FIONREAD, b"\0\0\0\0")
+        unread = self._wire.unread
         self.kill(self.ended or "")
         self.wait()
         if self.ended == TIMEOUT:
@@ -271,7 +242,7 @@ class Worker:
         if self.signal == _CPU_SIGNAL:
             return self._fault(ResourceLimitExceeded, "exceeded its limit of cpu_time", limit="cpu_time")
         crash = self._fault(PluginCrashed, f"died during the call ({self.obituary()})")
-        return Undelivered(crash) if int.from_bytes(unread, sys.byteorder) == self._sent else crash
+        return Undelivered(crash) if unread else crash
 
     def _fault(self, kind: Callable[..., _E], text: str, **fields: object) -> _E:
         self.drain_output()
@@ -280,7 +251,7 @@ class Worker:
             pid=self.pid,
             exit_code=self.exit_code,
             signal=self.signal,
-            stderr_tail=self.tail(),
+            stderr_tail=self._output.tail(),
             hook=self.hook or None,
             **fields,
         )
@@ -306,20 +277,12 @@ class Worker:
     def drain_output(self) -> None:
         """Take in what it printed by now."""
         with self._lock, contextlib.suppress(OSError):
-            for _ in range(_READS):
-                data = os.read(self.output, _CHUNK)
-                *lines, self._partial = (self._partial + data).split(b"\n")
-                if len(self._partial) > _LOG_LINE:
-                    lines, self._partial = [*lines, self._partial], b""
-                self.log += [line[:_LOG_LINE].decode("utf-8", "backslashreplace") for line in lines]
-                del self.log[:-_LOG_LINES]
-                if len(data) < _CHUNK:
-                    break
+            self._output.drain(self.output)
 
-    def tail(self) -> str:
-        """The last lines of its output, made visible."""
-        lines = [*self.log[-50:], self._partial.decode("utf-8", "backslashreplace")]
-        return visible("\n".join(lines)[-_TAIL:].strip("\n"), 10 * _TAIL, multiline=True)[-_TAIL:]
+    @property
+    def log(self) -> list[str]:
+        """The last lines that it printed, as they came."""
+        return self._output.lines
 
     def narrow(self, policy: dict[str, Any]) -> None:
         """Have the broker judge by `policy` from now on; with the broker gone, nothing connects anyway."""
@@ -380,9 +343,9 @@ class Worker:
 
     def close(self) -> None:
         """Hang up, wait a moment, kill, reap, and give every descriptor back. Idempotent."""
-        if self._calls < 0:
+        if not self._wire.open:
             return
-        os.close(self._calls)
+        self._wire.hang_up()
         if self._status is None:
             if self.busy or self.ended is not None or not ended(self.pidfd, _GRACE):
                 self.kill(CLOSED)
@@ -390,14 +353,14 @@ class Worker:
             self.wait()
         self.drain_output()
         with self._lock:
-            self.abandon(keep=(self._calls,))
-        self._calls = -1
+            self.abandon()
 
-    def abandon(self, keep: tuple[int, ...] = ()) -> None:
+    def abandon(self) -> None:
         """Close the descriptors and nothing else: all that a forked child may do."""
-        mine = {self._calls, self._replies, self.events, self.output, self.refusals, self.pidfd} - {*keep, -1}
+        mine = {self.events, self.output, self.refusals, self.pidfd} - {-1}
         # Another thread may be about to drain, and a number that is given back soon names something else.
         self.events = self.output = self.refusals = -1
+        self._wire.abandon()
         for descriptor in mine:
             with contextlib.suppress(OSError):
                 os.close(descriptor)
