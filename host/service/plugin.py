@@ -14,25 +14,23 @@ from host.model.plan import NET_KINDS, network_policy
 from host.model.sanitise import visible
 from host.run.worker import Undelivered, Worker
 from host.service.denials import ALLOWED, Denials, advice, reason_for
+from host.service.dropped import Dropped
 from host.service.proxy import BadHook, check, function
 from host.service.remote_errors import rebuild
+from host.service.turn import Turns
 from sandbox_worker import wire
 from sandbox_worker.errors import DENY_RULE, DROPPED, Unsendable
 from sandbox_worker.messages import DROP, Hook, Result
-from sandbox_worker.permissions import RequestError, RuleError, decide, parse_rule
 
 if TYPE_CHECKING:
     from host.model.events import PermissionDecision
     from host.model.grants import Effective
     from host.model.manifest import Manifest
     from host.service.plugin_host import PluginHost
-    from sandbox_worker.permissions import Rule
 
 _log: Final = logging.getLogger("host")
 
 _LINES: Final = 1000
-_DROPS: Final = 256
-"""Dropped permissions kept one by one; beyond, each drops all of its kind."""
 
 RESERVED: Final = frozenset(
     "acall call close denials logs name permissions pid restart restarts state tier version".split()
@@ -54,8 +52,7 @@ class SandboxedPlugin:
         self._manifest = manifest
         self._effective = effective
         self._identity = PluginName(manifest.name, manifest.version)
-        self._lock = threading.Lock()
-        self._owner_thread: int | None = None
+        self._turn = Turns(self.__name__, self._end_of_turn, self._after_turn)
         self._worker: Worker | None = None
         self._hooks: dict[str, Hook] = {}
         self._restarts = 0
@@ -63,9 +60,7 @@ class SandboxedPlugin:
         self._starting = False
         self._logs: list[str] = []
         self._events_lock = threading.Lock()  # who waits for it finds recorded what another thread has drained
-        self._dropped: dict[tuple[str, str], None] = {}
-        self._given_up: dict[str, list[Rule]] = {}
-        self._tmp: str | None = None
+        self._dropped = Dropped()
         self._denials = Denials(self._identity, owner._tell, owner._stamp)
         self._refused: tuple[tuple[int, int], tuple[str, str, str]] | None = None
         """What the broker refused last: (worker, call), (kind, target, reason)."""
@@ -152,7 +147,7 @@ class SandboxedPlugin:
             except Unsendable as e:
                 text = f"{self.__name__}.{hook}({name}=…): {name}{e.where} is of type {e.type_name}, which can't cross"
                 raise SerializationError(text, plugin=self.__name__, hook=hook) from None
-        with self._turn():
+        with self._turn:
             try:
                 reply, worker = self._deliver(hook, arguments)
             except Undelivered:  # once: what dies before it reads anything twice is no coincidence
@@ -205,7 +200,7 @@ class SandboxedPlugin:
             hint = advice(kind, target, reason)
         elif reply.cause is not None and reply.cause[0] == "denied":
             _, kind, target, layer = reply.cause
-            reason = DROPPED if self._gave_up(kind, target) else reason_for(kind, target, self._effective)
+            reason = DROPPED if self._dropped.covers(kind, target) else reason_for(kind, target, self._effective)
             hint = advice(kind, target, reason)
             if reason == ALLOWED:  # by the host's own rules it is none, whatever the worker calls it
                 reply.cause = None
@@ -213,20 +208,18 @@ class SandboxedPlugin:
                 self._denials.add(kind, target, reason, layer, worker.pid, (worker.call_id, hook))
         return rebuild(reply, self.__name__, hook, worker.pid, hint)
 
-    def _turn(self) -> _Turn:
-        return _Turn(self)
-
     # --- the worker's life
 
     def _begin(self) -> None:
         """Start the first worker."""
-        with self._turn():
+        with self._turn:
             self._live()
 
     def _die(self) -> None:
         """In a forked child: no worker, no waiting for a lock that another thread of the parent held."""
         self._closed, self._worker = True, None
-        self._lock, self._events_lock, self._owner_thread = threading.Lock(), threading.Lock(), None
+        self._events_lock = threading.Lock()
+        self._turn.forget()
 
     def _live(self) -> Worker:
         """The worker to use; a dead one is replaced. Called in turn."""
@@ -280,66 +273,33 @@ class SandboxedPlugin:
             call = (worker.call_id, worker.hook) if worker.busy else (0, "")
         with self._events_lock:
             for kind, target, by_rule in worker.drain_refusals():  # the broker's word: not judged again
-                reason = DROPPED if self._gave_up(kind, target) else DENY_RULE if by_rule else "no-rule"
+                reason = DROPPED if self._dropped.covers(kind, target) else DENY_RULE if by_rule else "no-rule"
                 self._denials.add(kind, target, reason, "broker", worker.pid, call, origin="host")
                 self._refused = (worker.pid, worker.call_id), (kind, target, reason)
             for kind, target, _ in worker.drain_events():
                 if kind.startswith(DROP):
                     self._give_up(kind.removeprefix(DROP), target, worker)
                     continue
-                reason = DROPPED if self._gave_up(kind, target) else reason_for(kind, target, self._effective)
+                reason = DROPPED if self._dropped.covers(kind, target) else reason_for(kind, target, self._effective)
                 if reason != ALLOWED:
                     self._denials.add(kind, target, reason, "audit_hook", worker.pid, call)
 
     def _give_up(self, kind: str, target: str, worker: Worker) -> None:
         """Note what the plugin dropped, for it and for all workers to come. A claim, which can only take away."""
-        try:
-            parse_rule(kind, target)
-        except RuleError:
+        kept = self._dropped.add(kind, target)
+        if kept is None:
             return
-        if len(self._dropped) >= _DROPS:
-            target = "*"
-        if self._tmp is not None and f"{target}/".startswith(f"{self._tmp}/"):  # the next worker has another folder
-            target = "${tmp}" + target.removeprefix(self._tmp)
-        if (kind, target) in self._dropped:
-            return
-        self._dropped[kind, target] = None
-        self._effective = narrowed(self._effective, self._drops()[-1:])
-        self._given_up = self._rules_of_drops()
+        self._effective = narrowed(self._effective, [(kind, self._dropped.spelled(kept))])
         if kind in NET_KINDS:
             worker.narrow(network_policy(self._effective))
         seq, ts = self._owner._stamp()
-        permission = PermissionName(visible(kind, 100), visible(target, 1000))
+        permission = PermissionName(visible(kind, 100), visible(kept, 1000))
         self._owner._tell(PermissionDropped(seq, ts, self._identity, WorkerPid(worker.pid), permission))
-
-    def _gave_up(self, kind: str, target: str) -> bool:
-        """Whether a refusal is the plugin's own wish."""
-        rules = self._given_up.get(kind)
-        try:
-            return rules is not None and decide(kind, (), rules, target).reason == DENY_RULE
-        except RequestError:
-            return False
-
-    def _drops(self) -> list[tuple[str, str]]:
-        """What was dropped, as rules of the worker that runs."""
-        return [(kind, self._spelled(target)) for kind, target in self._dropped]
-
-    def _spelled(self, target: str) -> str:
-        """Only what the host wrote so begins with the variable: a path that a plugin reports is absolute."""
-        return (self._tmp or "") + target.removeprefix("${tmp}") if target.startswith("${tmp}") else target
-
-    def _rules_of_drops(self) -> dict[str, list[Rule]]:
-        found: dict[str, list[Rule]] = {}
-        for kind, target in self._drops():
-            found.setdefault(kind, []).append(parse_rule(kind, target))
-        return found
 
     def _narrowed(self, rules: Effective, tmp: str) -> Effective:
         """`rules` less what was dropped, for a worker whose private ``${tmp}``, if it has one, is `tmp`."""
         has_tmp = any(entry.target.startswith("${tmp}") for entry in self._manifest.permissions)
-        self._tmp = tmp if has_tmp else None
-        self._given_up = self._rules_of_drops()
-        return narrowed(rules, self._drops())
+        return narrowed(rules, self._dropped.for_worker(tmp if has_tmp else None))
 
     def _retire(self, worker: Worker) -> None:
         self._take_events(worker)
@@ -349,7 +309,7 @@ class SandboxedPlugin:
 
     def restart(self) -> None:
         """Replace the worker now; a call that runs is waited for."""
-        with self._turn():
+        with self._turn:
             if self._worker is not None:
                 self._retire(self._worker)
                 self._restarts += 1
@@ -361,38 +321,20 @@ class SandboxedPlugin:
         worker = self._worker
         if worker is not None and worker.busy:
             worker.kill("closed")
-        if self._owner_thread == threading.get_ident():
+        if self._turn.mine:
             return  # from a signal handler, in the middle of a call: that call's turn cleans up as it ends
-        with self._turn():
+        with self._turn:
             if self._worker is not None:
                 self._retire(self._worker)
             if not was_closed:
                 self._denials.tell_repeated()
         self._owner._forget(self)
 
+    def _end_of_turn(self) -> None:
+        if self._closed and self._worker is not None:
+            self._retire(self._worker)
+            self._owner._forget(self)
 
-class _Turn:
-    """One caller's turn at a plugin's worker; a thread that already has it is refused instead of waiting for itself."""
-
-    __slots__ = ("_plugin",)
-
-    def __init__(self, plugin: SandboxedPlugin) -> None:
-        self._plugin = plugin
-
-    def __enter__(self) -> None:
-        me = threading.get_ident()
-        if self._plugin._owner_thread == me:
-            name = self._plugin.__name__
-            raise HostError(f"plugin {name} is already in a call of this thread: calls can't nest yet", plugin=name)
-        self._plugin._lock.acquire()
-        self._plugin._owner_thread = me
-
-    def __exit__(self, *_: object) -> None:
-        plugin, owner = self._plugin, self._plugin._owner
-        if plugin._closed and plugin._worker is not None:
-            plugin._retire(plugin._worker)
-            owner._forget(plugin)
-        plugin._owner_thread = None
-        plugin._lock.release()
-        owner._publish()
-        owner._finish_closing()
+    def _after_turn(self) -> None:
+        self._owner._publish()
+        self._owner._finish_closing()
