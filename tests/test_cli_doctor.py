@@ -19,7 +19,7 @@ from host.run.tiers import PROOFS, strongest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-KEYS = set("tier needed ok layers missing reasons worker implied names versions error".split())
+KEYS = set("tier needed ok layers missing reasons worker enforcement implied names versions error".split())
 LAYERS = [
     "architecture", "namespaces", "landlock", "seccomp", "no_new_privs", "exec", "descriptors", "audit_hook", "broker",
 ]  # fmt: skip
@@ -64,7 +64,7 @@ def test_on_a_machine_without_landlock_it_says_what_is_missing_and_how_to_get_it
         "filtered", 0.03, 0.0001, ("seccomp", "exec", "descriptors", "audit_hook"), ("open(), by audit_hook",)
     )
     document = {
-        "tier": "filtered", "ok": False, "reasons": abilities["missing"], "implied": {},
+        "tier": "filtered", "ok": False, "reasons": abilities["missing"], "enforcement": {}, "implied": {},
         "names": {"host": {"path": "/x", "claimed_by": ["host", "plughold"], "ok": False}}, "versions": {},
     }  # fmt: skip
     console = Console(width=100)

@@ -13,6 +13,7 @@ from host.cli.report import Report
 from host.cli.shown import duration, shown
 from host.cli.tables import columns
 from host.errors import LockdownUnavailable
+from host.model import enforcement
 from host.run import tiers
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def doctor() -> Report:
         "missing": list(tiers.missing(abilities)),
         "reasons": list(abilities["missing"]),
         "worker": dataclasses.asdict(proof),
+        "enforcement": {subject: held for subject, held, _ in enforcement.of_tier(tier)},
         "implied": machine.implied(),
         "names": machine.names(),
         "versions": machine.versions(),
@@ -60,6 +62,9 @@ def told(document: Mapping[str, Any], proof: Proof, layers: list[Layer]) -> Iter
     yield columns(rows, ("layer", "state", "what it holds"), _NAME_WIDTH)
     yield ""
     yield columns(_worker(proof), ("worker", ""), _NAME_WIDTH)
+    yield ""
+    yield Text("What holds what a plugin is not granted", "bold")
+    yield columns(document["enforcement"].items(), ("what", "held by"), _NAME_WIDTH)
     yield ""
     yield Text("Every worker may, without a grant", "bold")
     implied = ((kind, ", ".join(targets)) for kind, targets in document["implied"].items())

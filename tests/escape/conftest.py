@@ -52,6 +52,11 @@ class Attacker:
         """Whether the code raises."""
         return is_failure(self.attempt(code, **names))
 
+    def is_denied(self, code: str, **names: Any) -> bool:
+        """Whether the code raises PermissionDenied, which names the permission."""
+        outcome = self.attempt(code, **names)
+        return is_failure(outcome) and bool(outcome[1])
+
     def reason(self, code: str, **names: Any) -> tuple[str, str, int]:
         """(class, permission, errno) of what the code raises; fails the test when it raises nothing."""
         outcome = self.attempt(code, **names)
