@@ -1,7 +1,7 @@
 """What holds each permission in each tier, and what that can't do: the table of docs/tiers.md and of `doctor`. Pure.
 
-The layers of a cell are no opinion: tests/escape/test_enforcement.py makes the attempt in a worker of that tier, once as
-Python code and once past the audit hook, and compares who refused.
+The layers of a cell are no opinion: tests/escape/test_enforcement.py makes the attempt in a worker of that tier, once
+as Python code and once past the audit hook, and compares who refused.
 """
 
 from __future__ import annotations
