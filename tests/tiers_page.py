@@ -8,9 +8,7 @@ from typing import Final
 from host.model.enforcement import markdown
 
 PAGE: Final = Path(__file__).parent.parent / "docs/tiers.md"
-BEGIN: Final = (
-    "<!-- made by `python -m tests.tiers_page`; tests/escape/test_enforcement.py tries every cell -->\n"
-)
+BEGIN: Final = "<!-- made by `python -m tests.tiers_page`; tests/escape/test_enforcement.py tries every cell -->\n"
 END: Final = "<!-- end -->\n"
 
 
