@@ -54,7 +54,10 @@ class Pattern(Record):
     ports: Ports | None
 
     def __init__(self, stem: str, exact: bool = False, ports: Ports | None = None) -> None:
-        self._set(stem, exact, ports)
+        write = object.__setattr__  # one by one: thousands of these may be made at a start
+        write(self, "stem", stem)
+        write(self, "exact", exact)
+        write(self, "ports", ports)
 
     def matches(self, subject: str, port: int | None = None) -> bool:
         """Say whether a request is in the set; one without a port is not when the pattern names ports."""

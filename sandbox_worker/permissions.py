@@ -14,7 +14,7 @@ from sandbox_worker._patterns import Pattern, Record, ports_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from typing import Final
 
 __all__ = [
@@ -27,8 +27,10 @@ __all__ = [
     "RequestError",
     "Rule",
     "RuleError",
+    "coverage",
     "covers",
     "decide",
+    "distinct",
     "hint",
     "intersect",
     "normalise",
@@ -98,7 +100,11 @@ class Rule(Record):
     pattern: Pattern
 
     def __init__(self, kind: str, text: str, private: bool, pattern: Pattern) -> None:
-        self._set(kind, text, private, pattern)
+        write = object.__setattr__
+        write(self, "kind", kind)
+        write(self, "text", text)
+        write(self, "private", private)
+        write(self, "pattern", pattern)
 
     def __str__(self) -> str:
         return self.text
@@ -130,7 +136,7 @@ def parse_rule(kind: str, text: str, *, private: bool = False) -> Rule:
         raise RuleError(kind, _LEGAL_KIND)
     if type(text) is not str:
         raise RuleError(f"a value of type {type(text).__name__}", _LEGAL_TEXT)
-    if len(text) > RULE_MAX or any(_is_control(char) for char in text):
+    if len(text) > RULE_MAX or (not text.isprintable() and any(_is_control(char) for char in text)):
         raise RuleError(text, _LEGAL_TEXT)
     if private and kind not in _NET:
         raise RuleError(text, f"a rule without private, which is for {' and '.join(_NET)}")
@@ -186,6 +192,32 @@ def covers(outer: Rule, inner: Rule) -> bool:
     if outer.kind != inner.kind or _is_special(outer) != _is_special(inner) or (inner.private and not outer.private):
         return False
     return outer.pattern.contains(inner.pattern)
+
+
+def coverage(outers: Iterable[Rule]) -> Callable[[Rule], bool]:
+    """Return the question whether one of `outers` `covers` a rule; for paths it takes no longer with many of them."""
+    rules = tuple(outers)
+    prefixes = {kind: path_prefixes(rule for rule in rules if rule.kind == kind) for kind in _FS}
+
+    def covered(inner: Rule) -> bool:
+        if inner.kind not in _FS:
+            return any(covers(outer, inner) for outer in rules)
+        allow, special = prefixes[inner.kind]
+        return inner.pattern.stem.startswith(special if _is_special(inner) else allow)
+
+    return covered
+
+
+def distinct(rules: Iterable[Rule]) -> tuple[Rule, ...]:
+    """Return the rules sorted by text, of those that mean the same one; `private` remains where one of them has it."""
+    kept: dict[tuple[object, ...], Rule] = {}
+    for rule in rules:
+        pattern = rule.pattern
+        key = rule.kind, pattern.stem, pattern.exact, pattern.ports
+        same = kept.setdefault(key, rule)
+        if same is not rule:
+            kept[key] = Rule(rule.kind, min(same.text, rule.text), same.private or rule.private, pattern)
+    return tuple(sorted(kept.values(), key=lambda rule: (rule.text, rule.kind)))
 
 
 def intersect(a: Iterable[Rule], b: Iterable[Rule]) -> tuple[Rule, ...]:

@@ -7,7 +7,7 @@ import os
 from hypothesis import given
 from hypothesis import strategies as st
 
-from host.model.links import PlantedLink, resolve
+from host.model.links import PlantedLink, resolve, resolver
 
 
 def planted(path: str, writable: list[str], readlink) -> str | None:
@@ -71,3 +71,28 @@ def test_a_circle_of_links_ends_as_one_that_stands_in_the_way():
 )
 def test_no_path_and_no_links_make_it_raise_or_run_on(path, links):
     planted("/" + path, ["/a"], links.get)
+
+
+@given(
+    st.lists(st.text("ab./", max_size=12).map("/".__add__), max_size=8),
+    st.dictionaries(st.text("/ab", min_size=1, max_size=6), st.text("/ab.", max_size=6)),
+)
+def test_many_paths_are_resolved_as_each_by_itself(paths, links):
+    resolved = resolver(["/a"], links.get)
+
+    def outcome(resolve_one, path):
+        try:
+            return resolve_one(path)
+        except PlantedLink as e:
+            return str(e)
+
+    for path in paths:
+        assert outcome(resolved, path) == outcome(lambda path: resolve(path, ["/a"], links.get), path)
+
+
+def test_a_name_is_looked_at_once_for_all_paths():
+    """A link that is put there between two looks has no say in one of two rules."""
+    looks: list[str] = []
+    resolved = resolver([], looks.append)
+    assert [resolved(f"/a/b/{name}") for name in "cdc"] == ["/a/b/c", "/a/b/d", "/a/b/c"]
+    assert len(looks) == len(set(looks))

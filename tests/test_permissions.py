@@ -21,8 +21,10 @@ from sandbox_worker.permissions import (
     RequestError,
     Rule,
     RuleError,
+    coverage,
     covers,
     decide,
+    distinct,
     hint,
     intersect,
     normalise,
@@ -170,6 +172,29 @@ def test_the_rules_of_an_intersection_are_written_as_a_manifest_could(case):
     kind, a, b = case
     for rule in intersect(a, b):
         assert parse_rule(kind, rule.text, private=rule.private) == rule
+
+
+@given(with_kind(some, one))
+def test_coverage_is_what_one_of_the_rules_covers(case):
+    _, outers, inner = case
+    assert coverage(outers)(inner) == any(covers(outer, inner) for outer in outers)
+
+
+@given(st.lists(with_kind(one).map(lambda case: case[1]), max_size=6), with_kind(one))
+def test_coverage_keeps_the_kinds_apart(outers, case):
+    assert coverage(outers)(case[1]) == any(covers(outer, case[1]) for outer in outers)
+
+
+@given(with_kind(some, request), st.randoms(use_true_random=False))
+def test_distinct_rules_allow_what_all_of_them_do(case, random):
+    kind, rules, target = case
+    kept = distinct(rules)
+    assert decide(kind, kept, (), target).allowed == decide(kind, rules, (), target).allowed
+    assert len({rule.pattern for rule in kept}) == len(kept)
+    if not kind.startswith("net."):  # there two rules may meet in a third, which says nothing new
+        assert kept == intersect(rules, rules)
+    random.shuffle(rules)
+    assert distinct(rules) == kept
 
 
 @given(with_kind(one, one, request))

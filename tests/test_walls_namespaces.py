@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -232,6 +233,34 @@ def test_every_mount_is_closed_for_what_it_is_not_for(situation: Situation) -> N
         assert ("nodev" in options) != path.startswith("/dev/")
         assert ("rw" in options) == (path == f"{situation.folder}/w")
         assert ("noexec" in options) or "/lib" in path or path == situation.host.interpreter
+
+
+def test_what_is_mounted_inside_a_grant_is_closed_like_it(tmp_path: Path) -> None:
+    """By whoever runs the machine, with devices and programs, and where mounts of several kinds lie in one another."""
+    if os.getuid() != 0:
+        pytest.skip("needs root, to mount something")
+    folder = tmp_path.resolve()
+    for name in ("r/inner", "r/w", "w/r"):
+        (folder / name).mkdir(parents=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "exec,dev,suid", "tmpfs", folder / "r/inner"], check=False)
+    if mounted.returncode:
+        pytest.skip("mounting is refused here")
+    host = Host()
+    try:
+        need(host.ready["namespaces"], f"namespaces: {host.ready['missing']}")
+        rules = [
+            [f"{folder}/{name}", access] for name, access in (("r", "r"), ("r/w", "rw"), ("w", "rw"), ("w/r", "r"))
+        ]
+        worker = host.spawn("import os; os.write(4, b'!'); os.read(3, 1)", tier="walled", rules=rules)
+        assert os.read(worker.replies, 1) == b"!"
+        lines = [line.split() for line in Path(f"/proc/{worker.pid}/mountinfo").read_text().splitlines()]
+        found = {line[4].removeprefix(f"{folder}/"): line[5].split(",") for line in lines if str(folder) in line[4]}
+        assert {name for name, options in found.items() if "rw" in options} == {"r/w", "w"}
+        assert found.keys() == {"r", "r/inner", "r/w", "w", "w/r"}
+        assert all({"nosuid", "nodev", "noexec"} <= {*options} for options in found.values())
+    finally:
+        host.close()
+        subprocess.run(["umount", folder / "r/inner"], check=True)
 
 
 def test_two_workers_share_nothing_but_their_grants() -> None:

@@ -53,6 +53,16 @@ def test_devices_work_only_below_dev() -> None:
     assert told(arrange([("/dev/null", "r")], [("/srv/dev", "r")], [])) == [("/dev/null", "d"), ("/srv/dev", "")]
 
 
+@given(RULES, RULES)
+def test_a_plain_mount_has_only_plain_ones_around_it(base: list[tuple[str, str]], own: list[tuple[str, str]]) -> None:
+    """They are restricted in one call that reaches all that is mounted in them: nothing in there may be more."""
+    mounts = arrange(base, own, []).mounts
+    for mount in mounts:
+        around = [other for other in mounts if mount.path.startswith(other.path.rstrip("/") + "/")]
+        more = mount.hidden or mount.executable or mount.writable or mount.devices or mount.path == "/"
+        assert mount.plain == (not more and all(other.plain for other in around))
+
+
 def test_links_are_made_where_no_mount_brings_them() -> None:
     links = [("/lib", "usr/lib"), ("/a/link", "b"), ("/a/no/link", "x")]
     assert arrange([], [("/a", "r"), ("/a/no", "n")], links).links == (("/lib", "usr/lib"), ("/a/no/link", "x"))

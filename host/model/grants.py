@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
 import types
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from host.errors import CeilingExceeded, GrantError, Pending
+from host.model.links import PlantedLink
 from host.model.manifest import Limits, Manifest, expand
 from host.model.manifest_schema import VARIABLES
 from host.model.units import UnitError, parse_duration, parse_size
-from sandbox_worker.permissions import KINDS, Rule, RuleError, covers, intersect, parse_rule, without
+from sandbox_worker.permissions import KINDS, Rule, RuleError, coverage, covers, distinct, parse_rule, without
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -136,10 +138,16 @@ def effective(
     """
     allow: dict[str, list[Rule]] = {}
     withheld = []
+    kinds = {request.kind for request in requests}
+    limiting = [
+        ({kind: _within(kind, limit, variables, resolve) for kind in kinds}, error)
+        for limit, error in ((grant, Pending), (ceiling, CeilingExceeded))
+        if limit is not None
+    ]
     for request in requests:
         rule = _rule(request.kind, request.target, resolve, private=request.private)
-        for limit, error in ((grant, Pending), (ceiling, CeilingExceeded)):
-            if limit is not None and not _within(rule, limit, variables, resolve):
+        for covered, error in limiting:
+            if not covered[request.kind](rule):
                 if not request.optional:
                     raise error(_refusal(manifest, request, error), plugin=manifest.name)
                 withheld.append((request.kind, request.written))
@@ -160,7 +168,7 @@ def effective(
         for limit in (grant, ceiling)
         if limit is not None
     )
-    merged = {kind: intersect(rules, rules) for kind, rules in allow.items()}
+    merged = {kind: distinct(rules) for kind, rules in allow.items()}
     return Effective(merged, deny, limits, tuple(withheld), bounds)
 
 
@@ -173,8 +181,15 @@ def narrowed(rules: Effective, dropped: Iterable[tuple[str, str]]) -> Effective:
     return dataclasses.replace(rules, allow=allow, deny=deny)
 
 
-def _within(rule: Rule, limit: Grant, variables: Mapping[str, str], resolve: Callable[[str], str]) -> bool:
-    return any(covers(outer, rule) for outer in _granted(rule.kind, limit, variables, resolve))
+def _within(
+    kind: str, limit: Grant, variables: Mapping[str, str], resolve: Callable[[str], str]
+) -> Callable[[Rule], bool]:
+    """The question whether a rule of `kind` is within a grant or a ceiling."""
+    rules = functools.partial(_granted, kind, limit, variables, resolve)
+    try:
+        return coverage(rules())
+    except (PlantedLink, GrantError):  # one of them can't be resolved: that is the affair of who needs that one
+        return lambda rule: any(covers(outer, rule) for outer in rules())
 
 
 def _granted(kind: str, limit: Grant, variables: Mapping[str, str], resolve: Callable[[str], str]) -> Iterator[Rule]:
@@ -195,8 +210,8 @@ def _rule(
     try:
         target = target if variables is None else expand(target, variables)
         rule = parse_rule(kind, target, private=private)
-        if kind.startswith("fs.") and target != "*":
-            rule = parse_rule(kind, resolve(target))
+        if kind.startswith("fs.") and target != "*" and (resolved := resolve(target)) != target:
+            rule = parse_rule(kind, resolved)
     except RuleError as e:
         raise GrantError(f"{kind}: {e}") from e
     return rule

@@ -4,6 +4,7 @@ chose. Pure: the file system is asked through arguments.
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -20,13 +21,34 @@ class PlantedLink(ValueError):
         self.link = link
 
 
+def resolver(writable: Iterable[str], readlink: Callable[[str], str | None]) -> Callable[[str], str]:
+    """`resolve` for many paths: what lies in one folder shares the look at the way there."""
+    roots = tuple(root.rstrip("/") + "/" for root in writable)
+    looked_at = functools.cache(readlink)
+    folders: dict[str, str] = {}
+
+    def resolved(path: str) -> str:
+        head, _, name = path.rpartition("/")
+        if head in folders and name not in ("", ".", "..") and looked_at(f"{folders[head]}/{name}") is None:
+            return f"{folders[head]}/{name}"
+        found = _resolve(path, roots, looked_at)
+        if head and head not in folders:
+            folders[head] = _resolve(head, roots, looked_at).rstrip("/")
+        return found
+
+    return resolved
+
+
 def resolve(path: str, writable: Iterable[str], readlink: Callable[[str], str | None]) -> str:
     """realpath(3) of `path`, which need not exist; raises PlantedLink for a link in a folder that a plugin may write.
 
     `path` is absolute; `writable` are resolved absolute paths; `readlink` gives a link's text, None for what is none.
     Each name is looked at once: what a second look would find has no say.
     """
-    roots = tuple(root.rstrip("/") + "/" for root in writable)
+    return _resolve(path, tuple(root.rstrip("/") + "/" for root in writable), readlink)
+
+
+def _resolve(path: str, roots: tuple[str, ...], readlink: Callable[[str], str | None]) -> str:
     rest, done, links = _parts(path), "", 0
     while rest:
         name = rest.pop()

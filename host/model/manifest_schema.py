@@ -171,9 +171,9 @@ class Entries:
         return found
 
     def _entry(self, key: str, item: object) -> dict[str, Any]:
-        if not isinstance(item, dict):
-            item = {"target": self.entry.fields["target"].check(key, item)}
-        return self.entry.check(key, item)
+        if isinstance(item, dict):
+            return self.entry.check(key, item)
+        return {name: f.check(key, item) if name == "target" else f.default for name, f in self.entry.fields.items()}
 
     def schema(self) -> Schema:
         """Return the JSON Schema of the array."""

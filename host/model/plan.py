@@ -11,7 +11,7 @@ from sandbox_worker.messages import RESOLVE_PREFIX
 from sandbox_worker.permissions import IMPLIED_ENV, SYS_NAMES, Rule, decide, path_prefixes, path_verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from host.model.grants import Effective
     from host.model.manifest import Limits
@@ -110,8 +110,9 @@ def kernel_rules(
     found: dict[str, set[str]] = {}
     for kind, paths in granted_paths(effective, readable).items():
         deny = denied_paths(effective, kind)
+        all_holes = [*deny, *SPECIAL_TREES]
         for path in paths:
-            holes = deny if _in(path, SPECIAL_TREES) else [*deny, *SPECIAL_TREES]
+            holes = deny if _in(path, SPECIAL_TREES) else all_holes
             for granted, right in _carve(path, _LETTERS[kind], holes, covered, children):
                 found.setdefault(granted, set()).add(right)
     return [(path, "".join(sorted(rights))) for path, rights in found.items()]
@@ -142,9 +143,10 @@ def _carve(
     children: Callable[[str], Iterable[str] | None],
 ) -> Iterable[tuple[str, str]]:
     """`path` without the holes in it; those that are covered may stay in a rule for a folder above."""
-    if any(covers(hole, path) for hole in holes):
+    if _in(path, holes):
         return
-    if not any(covers(path, hole) and hole not in covered for hole in holes):
+    inside = path.rstrip("/") + "/"
+    if not any(hole.startswith(inside) and hole not in covered for hole in holes):
         yield path, access
         return
     if access == "r":
@@ -163,8 +165,8 @@ def reaches(granted: str, path: str) -> bool:
     return covers(granted, path) and (_in(granted, SPECIAL_TREES) or not _in(path, SPECIAL_TREES))
 
 
-def _in(path: str, trees: Iterable[str]) -> bool:
-    return any(covers(tree, path) for tree in trees)
+def _in(path: str, trees: Sequence[str]) -> bool:
+    return path in trees or path.startswith(tuple([tree.rstrip("/") + "/" for tree in trees]))
 
 
 def allows(table: Table, path: str) -> bool:

@@ -36,6 +36,8 @@ def visible(text: str, limit: int = 2000, *, multiline: bool = False) -> str:
 
     At most `limit` characters, then a note of how many characters of `text` are left out. An escape is never cut.
     """
+    if len(text) <= limit and text.isascii() and text.isprintable():
+        return text
     shown: list[str] = []
     room = limit
     for char in text[:limit]:

@@ -55,6 +55,7 @@ class SandboxedPlugin:
         self._turn = Turns(self.__name__, self._end_of_turn, self._after_turn)
         self._worker: Worker | None = None
         self._hooks: dict[str, Hook] = {}
+        self._fresh: Effective | None = effective
         self._restarts = 0
         self._closed = False
         self._starting = False

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Literal, Self
 from host.errors import HostError, ManifestError, Pending, PluginStartError, WorkerError
 from host.model.events import Event, PluginName, WorkerExited, WorkerPid, WorkerStarted
 from host.model.grants import Effective, Grant, effective, requested
-from host.model.links import PlantedLink, resolve
+from host.model.links import PlantedLink, resolver
 from host.model.manifest import Manifest, load_manifest
 from host.run import interpreter as interpreters
 from host.service.plugin import SandboxedPlugin
@@ -164,9 +164,13 @@ class PluginHost:
         writable = {*self._writable, variables["data"], *map(os.path.realpath, asked)}
         try:
             found = effective(
-                manifest, requests, self._grant_for(manifest), self._ceiling, variables,
-                lambda path: resolve(path, writable, _readlink),
-            )  # fmt: skip
+                manifest,
+                requests,
+                self._grant_for(manifest),
+                self._ceiling,
+                variables,
+                resolver(writable, _readlink),
+            )
         except PlantedLink as e:
             raise PluginStartError(f"plugin {manifest.name} is not started: {e}", plugin=manifest.name) from None
         self._writable |= {"/" if rule.text == "*" else rule.text for rule in found.allow.get("fs.write", ())}
@@ -198,7 +202,10 @@ class PluginHost:
         started, name = time.monotonic(), plugin.__name__
 
         def decide(variables: dict[str, str]) -> Effective:
-            plugin._effective = plugin._narrowed(self._decide(plugin._manifest, variables), variables["tmp"])
+            known, plugin._fresh = plugin._fresh, None  # by `load`, just now
+            if known is None or variables != self._workers.variables(plugin._manifest):
+                known = self._decide(plugin._manifest, variables)
+            plugin._effective = plugin._narrowed(known, variables["tmp"])
             return plugin._effective
 
         try:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
 import os
 import secrets
 import socket
@@ -12,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from host.errors import HostError, LockdownUnavailable, PluginStartError
 from host.model import plan, view
+from host.model.links import PlantedLink, resolve
 from host.model.manifest import expand
 from host.run import interpreter as interpreters
 from host.run import native as natives
@@ -25,7 +28,7 @@ from host.run.tiers import PROOFS, choose
 from host.run.watcher import Watch, Watcher
 from host.run.worker import Worker
 from sandbox_worker import wire
-from sandbox_worker.permissions import Rule, covers, parse_rule
+from sandbox_worker.permissions import Rule, coverage, parse_rule
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -198,7 +201,9 @@ class Workers:
     # --- what a worker is started with
 
     def _plan(self, manifest: Manifest, effective: Effective, variables: dict[str, str]) -> Launch:
-        writable = {name for name in ("data", "tmp") if _may_write(manifest, effective, name, variables)}
+        files = dataclasses.replace(FILES, readlink=functools.cache(FILES.readlink))  # each name is looked at once
+        spelled = {kind: _spelled(manifest, effective, kind, variables, files) for kind in plan.FILE_KINDS}
+        writable = {name for name in ("data", "tmp") if _may_write(manifest, effective, name, variables, spelled)}
         mine = [os.path.realpath(variables[name]) for name in sorted(writable)]
         sys_names = plan.sys_names(effective)
         facts = [path for name in sys_names for path in plan.SYS_FILES.get(name, ()) if os.path.exists(path)]
@@ -208,10 +213,7 @@ class Workers:
             devices=(*self._interpreter.devices, *facts),
             hidden=self._interpreter.hidden,
         )
-        tables = {
-            kind: plan.hook_table(kind, effective, _spelled(manifest, effective, kind, variables), places)
-            for kind in plan.FILE_KINDS
-        }
+        tables = {kind: plan.hook_table(kind, effective, rules, places) for kind, rules in spelled.items()}
         network = plan.network(effective)
         native = natives.resolve(manifest, effective, places.path)
         settings = plan.settings(
@@ -241,17 +243,17 @@ class Workers:
             result_size=effective.limits.result_size,
             network=plan.network_tables(effective) if network else {},
         )
-        spelled = [rule.text for kind in plan.FILE_KINDS for rule in _spelled(manifest, effective, kind, variables)]
+        texts = [rule.text for rules in spelled.values() for rule in rules]
         return Launch(
             tier=self.tier,
             settings=settings,
-            rules=(*self._rules(effective, (*places.path, *facts, *mine)), *self._loadable(native)),
+            rules=(*self._rules(effective, (*places.path, *facts, *mine), files), *self._loadable(native)),
             limits=plan.resource_limits(effective.limits),
             environment=plan.environment(effective, os.environ, variables["tmp"] if "tmp" in writable else None),
             folder=str(manifest.path),
             network=network,
             policy=plan.network_policy(effective) if network else {},
-            links=tuple(view.links_to((*spelled, *mine, *places.path), FILES)) if self.tier == "walled" else (),
+            links=tuple(view.links_to((*texts, *mine, *places.path), files)) if self.tier == "walled" else (),
         )
 
     def _kernel_probes(self, manifest: Manifest, tables: dict[str, plan.Table]) -> dict[str, Any]:
@@ -267,10 +269,12 @@ class Workers:
             raise PluginStartError(text, plugin=manifest.name)
         return {"refused": ["/", os.O_RDONLY] if writes else ["/dev/urandom", os.O_WRONLY], "outside": outside}
 
-    def _rules(self, effective: Effective, readable: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    def _rules(
+        self, effective: Effective, readable: tuple[str, ...], files: view.FileSystem
+    ) -> tuple[tuple[str, str], ...]:
         if self.tier == "walled":
-            return tuple(view.walled_rules(effective, readable, FILES))
-        return tuple(plan.kernel_rules(effective, readable, FILES.children))
+            return tuple(view.walled_rules(effective, readable, files))
+        return tuple(plan.kernel_rules(effective, readable, files.children))
 
     def _loadable(self, native: dict[str, natives.Native]) -> list[tuple[str, str]]:
         """Where granted compiled code lies: in a worker's own file system all else is mounted noexec."""
@@ -303,22 +307,36 @@ def _granted(manifest: Manifest, effective: Effective, kind: str) -> list[str]:
     return [target for target in targets if (kind, target) not in effective.withheld]
 
 
-def _may_write(manifest: Manifest, effective: Effective, name: str, variables: dict[str, str]) -> bool:
+def _may_write(
+    manifest: Manifest, effective: Effective, name: str, variables: dict[str, str], spelled: dict[str, list[Rule]]
+) -> bool:
     """Whether the whole folder behind a variable is granted for writing, and was not given up."""
     if f"${{{name}}}" not in _granted(manifest, effective, "fs.write"):
         return False
     folder = parse_rule("fs.write", variables[name])
-    return any(rule.text == folder.text for rule in _spelled(manifest, effective, "fs.write", variables))
+    return any(rule.text == folder.text for rule in spelled["fs.write"])
 
 
-def _spelled(manifest: Manifest, effective: Effective, kind: str, variables: dict[str, str]) -> list[Rule]:
+def _spelled(
+    manifest: Manifest, effective: Effective, kind: str, variables: dict[str, str], files: view.FileSystem
+) -> list[Rule]:
     """The rules as the manifest spells them, of those that are still allowed once their links are resolved."""
-    rules = [parse_rule(kind, expand(target, variables)) for target in _granted(manifest, effective, kind)]
-    return [rule for rule in rules if any(covers(outer, _resolved(rule)) for outer in effective.allow.get(kind, ()))]
+    allowed = {rule.text: rule for rule in effective.allow.get(kind, ())}  # resolved, so free of links
+    covered = coverage(allowed.values())
+    found = []
+    for text in (expand(target, variables) for target in _granted(manifest, effective, kind)):
+        rule = allowed.get(text) or parse_rule(kind, text)
+        if text in allowed or covered(_resolved(rule, files)):
+            found.append(rule)
+    return found
 
 
-def _resolved(rule: Rule) -> Rule:
-    return rule if rule.text == "*" else parse_rule(rule.kind, os.path.realpath(rule.text))
+def _resolved(rule: Rule, files: view.FileSystem) -> Rule:
+    try:
+        path = "*" if rule.text == "*" else resolve(rule.text, (), files.readlink)
+    except PlantedLink as e:  # more links than the kernel follows, made since the rule was decided on
+        raise PluginStartError(f"{rule.text} leads nowhere any more") from e
+    return rule if path == rule.text else parse_rule(rule.kind, path)
 
 
 def _remove(folder: str | None) -> None:

@@ -1,9 +1,10 @@
 """Putting a view together in a fresh mount namespace, and moving into it.
 
-A new root is made of a small tmpfs on top of some folder; copies of what is granted are mounted in it, each restricted
-before it is in place; then it becomes the root and the old one is let go of. Everything is opened and copied before
-anything is mounted, so that no mount of ours is ever part of a copy. Names are resolved from the new root by
-openat2(2), which takes no link and no way out: in a folder that others may write to, a name may become a link any time.
+A new root is made of a small tmpfs on top of some folder; copies of what is granted are mounted in it and restricted,
+those that are only for reading all at once; then it becomes the root and the old one is let go of. Everything is opened
+and copied before anything is mounted, so that no mount of ours is ever part of a copy. Names are resolved from the new
+root by openat2(2), which takes no link and no way out: in a folder that others may write to, a name may become a link
+any time.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ _STAGE: Final = "/proc"  # the spawner reads it, so it is there
 _ROOT: Final = ((b"size", b"1m"), (b"mode", b"0755"))  # folders and empty files alone
 _COVER: Final = ((b"size", b"64k"), (b"mode", b"0111"))  # may be walked through, to a grant beneath; lists nothing
 _EMPTY_FILE: Final = ".covers-denied-files"
+_PLAIN: Final = mounts.READ_ONLY | mounts.NO_SUID | mounts.NO_DEVICES | mounts.NO_EXEC
 _PLACES: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -38,13 +40,15 @@ def move_into(view: View) -> None:
 
 
 class _Builder:
-    """Holds what is opened: copies that wait for their place, and the mounts that are closed for writing at the end."""
+    """Holds what is opened: copies that wait for their place, the folders made for them, and the mounts that are closed
+    for writing at the end."""
 
-    __slots__ = ("_covers", "_root", "_trees", "_view")
+    __slots__ = ("_covers", "_folders", "_root", "_trees", "_view")
 
     def __init__(self, view: View) -> None:
         self._view = view
         self._covers: list[int] = []
+        self._folders: dict[str, int] = {}
         self._root = -1
         self._trees: dict[str, tuple[int, bool]] = {}  # path: (a detached mount, whether of a folder)
 
@@ -57,13 +61,21 @@ class _Builder:
         self._root = stage
         self._covers.append(stage)
         for mount in self._view.mounts:
-            self._put(mount)
+            if mount.plain:
+                self._put(mount)
+        mounts.restrict(stage, _PLAIN)  # all of them in one call, before anything that may be more is put in
+        mounts.open_for_writing(stage)
+        for mount in self._view.mounts:
+            if not mount.plain:
+                self._put(mount)
         for path, target in self._view.links:
             self._link(path, target)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(_EMPTY_FILE, dir_fd=stage)
         if self._root == stage:
-            os.close(self._make_folder("tmp"))  # programs look for one: empty and read-only, unless a grant made it
+            self._folder("tmp")  # programs look for one: empty and read-only, unless a grant made it
+        for folder in self._folders.values():
+            os.close(folder)
         for cover in self._covers:
             mounts.close_for_writing(cover)
         mounts.make_root(self._root)
@@ -75,13 +87,25 @@ class _Builder:
             self._cover(mount)
         elif mount.path in self._trees:
             tree, is_folder = self._trees.pop(mount.path)
-            try:
-                place = _existing(self._root, mount.path) if mount.in_tree else self._make(mount.path, is_folder)
-            except OSError:
-                return  # it vanished, or became a link: what is not there needs no view
-            mounts.attach(tree, place)
-            os.close(place)
+            if not mount.in_tree:
+                self._put_in_new_place(mount.path, tree, is_folder)
+            else:
+                try:
+                    place = _existing(self._root, mount.path)
+                except OSError:
+                    return  # it vanished, or became a link: what is not there needs no view
+                mounts.attach(tree, place)
+                os.close(place)
             os.close(tree)
+
+    def _put_in_new_place(self, path: str, tree: int, is_folder: bool) -> None:
+        head, _, name = path.strip("/").rpartition("/")
+        folder = self._folder(head)
+        if is_folder:
+            os.mkdir(name, 0o755, dir_fd=folder)
+        else:
+            os.mknod(name, 0o444 | stat.S_IFREG, dir_fd=folder)
+        mounts.attach_in(tree, folder, name)
 
     def _put_root(self, mount: Mount) -> None:
         """Everything is granted: a copy of the root, beside which the stage is only a place to stand on."""
@@ -114,48 +138,40 @@ class _Builder:
         mounts.restrict(tree, mounts.READ_ONLY)
         return tree
 
-    def _make(self, path: str, is_folder: bool) -> int:
-        """An O_PATH descriptor of a new place for a mount, and the folders on the way to it."""
-        if is_folder:
-            return self._make_folder(path.strip("/"))
-        head, _, name = path.strip("/").rpartition("/")
-        folder = self._make_folder(head)
-        try:
-            os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o444, dir_fd=folder))
-            return os.open(name, _PLACES, dir_fd=folder)
-        finally:
-            os.close(folder)
+    def _folder(self, path: str) -> int:
+        """An O_PATH descriptor of the folder at a path from the root; made, with those above it, if it is not there.
 
-    def _make_folder(self, path: str) -> int:
-        """An O_PATH descriptor of the folder at a path from the root; made, with those above it, if it is not there."""
+        It is kept: whatever is mounted over this folder has been before, for outer mounts come first.
+        """
+        if path not in self._folders:
+            self._folders[path] = self._open_folder(path)
+        return self._folders[path]
+
+    def _open_folder(self, path: str) -> int:
         with contextlib.suppress(FileNotFoundError):
             return landlock.open_beneath(self._root, path or ".")
         head, _, name = path.rpartition("/")
-        folder = self._make_folder(head)
-        try:
-            os.mkdir(name, 0o755, dir_fd=folder)
-            return os.open(name, _PLACES | os.O_DIRECTORY, dir_fd=folder)
-        finally:
-            os.close(folder)
+        folder = self._folder(head)
+        os.mkdir(name, 0o755, dir_fd=folder)
+        return os.open(name, _PLACES | os.O_DIRECTORY, dir_fd=folder)
 
     def _link(self, path: str, target: str) -> None:
         head, _, name = path.strip("/").rpartition("/")
         with contextlib.suppress(OSError):  # a link is a convenience: without it a grant is reached by its real name
-            folder = self._make_folder(head)
-            try:
-                os.symlink(target, name, dir_fd=folder)
-            finally:
-                os.close(folder)
+            os.symlink(target, name, dir_fd=self._folder(head))
 
 
 def _tree_of(mount: Mount) -> tuple[int, bool] | None:
-    """(a detached and restricted copy of what is at the path, whether it is a folder); None when nothing is there."""
+    """(a detached copy of what is at the path, whether it is a folder), restricted unless it is plain, which is left to
+    the builder; None when nothing is there."""
     source = landlock.open_path(mount.path)
     if source is None:
         return None
     mode = os.fstat(source).st_mode
     tree = mounts.clone_of(source)
     os.close(source)
+    if mount.plain:
+        return tree, stat.S_ISDIR(mode)
     attributes = mounts.NO_SUID
     if not mount.devices:
         attributes |= mounts.NO_DEVICES

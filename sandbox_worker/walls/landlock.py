@@ -52,6 +52,11 @@ _RESOLVE_WITHOUT_LINKS: Final = 0x06  # RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLI
 _RESOLVE_BENEATH: Final = 0x08
 _AT_FDCWD: Final = -100
 _OPEN_FLAGS: Final = os.O_PATH | os.O_CLOEXEC
+# Without O_NOFOLLOW, which together with O_PATH would open a link at the end instead of refusing it.
+_WITHOUT_LINKS: Final = ctypes.create_string_buffer(pack("=QQQ", _OPEN_FLAGS, 0, _RESOLVE_WITHOUT_LINKS), 24)
+_BENEATH: Final = ctypes.create_string_buffer(
+    pack("=QQQ", _OPEN_FLAGS, 0, _RESOLVE_WITHOUT_LINKS | _RESOLVE_BENEATH), 24
+)
 
 _WHY_NOT: Final = {
     errno.ENOSYS: "Landlock is not built into this kernel (it needs Linux 5.13 or later)",
@@ -177,7 +182,7 @@ def open_path(path: str) -> int | None:
 
 def open_beneath(folder: int, path: str) -> int:
     """The same for a path relative to the folder (a descriptor), and never out of it. OSError when it can't be."""
-    return _openat2(folder, path, _RESOLVE_WITHOUT_LINKS | _RESOLVE_BENEATH)
+    return linux.openat2(folder, os.fsencode(path), _BENEATH)
 
 
 def _open_without_links(path: str) -> int:
@@ -187,7 +192,7 @@ def _open_without_links(path: str) -> int:
     if "\0" in path:
         raise ValueError(f"{path[:200]!r} contains a null character")
     try:
-        return _openat2(_AT_FDCWD, path, _RESOLVE_WITHOUT_LINKS)
+        return linux.openat2(_AT_FDCWD, os.fsencode(path), _WITHOUT_LINKS)
     except OSError as error:
         if error.errno not in (errno.ENOSYS, errno.EPERM):
             raise
@@ -196,10 +201,3 @@ def _open_without_links(path: str) -> int:
         os.close(descriptor)
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
     return descriptor
-
-
-def _openat2(folder: int, path: str, resolve: int) -> int:
-    """Without O_NOFOLLOW, which together with O_PATH would open a link at the end instead of refusing it."""
-    name = ctypes.create_string_buffer(os.fsencode(path))
-    how = ctypes.create_string_buffer(pack("=QQQ", _OPEN_FLAGS, 0, resolve), 24)
-    return linux.syscall("openat2", folder, ctypes.addressof(name), ctypes.addressof(how), len(how))

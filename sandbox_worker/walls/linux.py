@@ -28,6 +28,9 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _syscall = _libc.syscall
 _syscall.restype = ctypes.c_long
 _syscall.argtypes = [ctypes.c_long] * 7
+_open = _libc["syscall"]  # the same function once more, for a call that takes a text
+_open.restype = ctypes.c_long
+_open.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_long]
 _prctl = _libc.prctl
 _prctl.restype = ctypes.c_int
 _prctl.argtypes = [ctypes.c_int, *[ctypes.c_ulong] * 4]
@@ -51,6 +54,14 @@ def syscall(name: str, *arguments: int) -> int:
     result: int = _syscall(_NUMBERS[name], *arguments, *(0,) * (6 - len(arguments)))
     if result == -1:
         raise _error(name)
+    return result
+
+
+def openat2(folder: int, path: bytes, how: ctypes.Array[ctypes.c_char]) -> int:
+    """openat2(2) of a path without null characters, `how` being a struct open_how."""
+    result: int = _open(_NUMBERS["openat2"], folder, path, how, len(how))
+    if result == -1:
+        raise _error("openat2")
     return result
 
 

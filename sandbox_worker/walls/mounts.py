@@ -29,6 +29,7 @@ _AT_EMPTY_PATH: Final = 0x1000
 _AT_RECURSIVE: Final = 0x8000
 _OPEN_TREE_CLONE: Final = 0x1
 _O_CLOEXEC: Final = os.O_CLOEXEC
+_MOVE_MOUNT_FROM_DESCRIPTOR: Final = 0x04  # MOVE_MOUNT_F_EMPTY_PATH
 _MOVE_MOUNT_BOTH_BY_DESCRIPTOR: Final = 0x44  # MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH
 _FSOPEN_CLOEXEC: Final = 0x1
 _FSMOUNT_CLOEXEC: Final = 0x1
@@ -62,9 +63,20 @@ def close_for_writing(tree: int) -> None:
     _set_attributes(tree, b"", _AT_EMPTY_PATH, pack("=QQQQ", READ_ONLY, 0, 0, 0))
 
 
+def open_for_writing(tree: int) -> None:
+    """Undo that. EPERM for a mount that was read-only before this mount namespace was made (mount_namespaces(7))."""
+    _set_attributes(tree, b"", _AT_EMPTY_PATH, pack("=QQQQ", 0, READ_ONLY, 0, 0))
+
+
 def attach(tree: int, place: int) -> None:
     """Put a detached mount over the folder or file `place`, an O_PATH descriptor."""
     linux.syscall("move_mount", tree, _EMPTY, place, _EMPTY, _MOVE_MOUNT_BOTH_BY_DESCRIPTOR)
+
+
+def attach_in(tree: int, folder: int, name: str) -> None:
+    """Put a detached mount over what is called `name` in the folder, a descriptor; a link there is not followed."""
+    text = ctypes.create_string_buffer(os.fsencode(name))
+    linux.syscall("move_mount", tree, _EMPTY, folder, ctypes.addressof(text), _MOVE_MOUNT_FROM_DESCRIPTOR)
 
 
 def new_tmpfs(options: Iterable[tuple[bytes, bytes]]) -> int:

@@ -21,18 +21,22 @@ _DEVICES: Final = "/dev"
 class Mount:
     """One mount: an absolute path in the view, the same as outside.
 
-    `in_tree`: the place lies in an earlier mount and so exists, if it still does; else it has to be made.
+    `outer` is the mount around it. `in_tree`: the place lies in that one and so exists, if it still does; else it has
+    to be made. `plain`: it and all around it is closed for everything but reading, so that all such mounts can be put
+    in their places first and be restricted at one go.
     """
 
-    __slots__ = ("devices", "executable", "hidden", "in_tree", "path", "writable")
+    __slots__ = ("devices", "executable", "hidden", "in_tree", "path", "plain", "writable")
 
-    def __init__(self, path: str, access: str, *, in_tree: bool) -> None:
+    def __init__(self, path: str, access: str, outer: Mount | None) -> None:
         self.path = path
-        self.in_tree = in_tree
-        self.hidden = access == HIDDEN
+        self.in_tree = outer is not None and not outer.hidden
+        self.hidden: bool = access == HIDDEN
         self.executable = "x" in access
         self.writable = "w" in access and not self.executable
         self.devices = _covers(_DEVICES, path)
+        more = self.hidden or self.executable or self.writable or self.devices or path == "/"
+        self.plain: bool = not more and (outer is None or outer.plain)
 
     def like(self, other: Mount) -> bool:
         """Whether a mount here, inside `other`, would change nothing."""
@@ -66,7 +70,7 @@ def arrange(base: Iterable[tuple[str, str]], own: Iterable[tuple[str, str]], lin
     open_mounts: list[Mount] = []
     for path in sorted(wanted, key=_by_parts):
         outer = _around(path, open_mounts)
-        mount = Mount(path, wanted[path], in_tree=outer is not None and not outer.hidden)
+        mount = Mount(path, wanted[path], outer)
         if outer is None and mount.hidden:
             continue
         if outer is None or not mount.like(outer):
@@ -91,9 +95,12 @@ def _around(path: str, open_mounts: list[Mount]) -> Mount | None:
 
 
 def _missing_links(mounts: list[Mount], links: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    hidden = {mount.path: mount.hidden for mount in mounts}
     for path, target in dict(links).items():
-        around = [mount for mount in mounts if _covers(mount.path, path)]
-        if not around or around[-1].hidden:
+        around = path
+        while around not in hidden and around not in ("", "/"):
+            around = around[: around.rfind("/")] or "/"
+        if hidden.get(around, True):
             yield path, target
 
 
