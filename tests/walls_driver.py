@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import msgpack
 import pytest
+import under_docker
 
 CHECKOUT: Final = Path(__file__).parent.parent
 NOBODY: Final = 65534
@@ -33,20 +34,10 @@ LIMITS: Final = {
     "core": 0,
 }
 
-LIKE_DOCKER: Final = """
-from sandbox_worker.walls import bpf, linux
-refused = '''pidfd_getfd unshare setns mount umount2 pivot_root mount_setattr move_mount open_tree fsopen fsmount
-    fsconfig fspick kcmp process_madvise keyctl add_key request_key bpf perf_event_open userfaultfd
-    io_uring_setup io_uring_enter io_uring_register open_by_handle_at quotactl reboot acct swapon swapoff
-    init_module finit_module delete_module kexec_load clock_settime settimeofday sethostname setdomainname
-    syslog'''
-rules = dict.fromkeys(refused.split(), bpf.fail_with(1))
-rules["clone3"] = bpf.fail_with(38)
-rules["clone"] = (((bpf.no_bit(0, 0x7E020000),), bpf.ALLOW), bpf.fail_with(1))
-linux.prctl(38, 1)
-linux.install_filter(bpf.compile_filter(rules, bpf.ALLOW, linux.ARCHITECTURE).patch({}))
-"""
-"""What Docker's default seccomp profile refuses, in force before the spawner starts."""
+LIKE_DOCKER: Final = (
+    f"made = {{'__name__': 'under_docker'}}; exec({Path(under_docker.__file__).read_text()!r}, made); made['install']()"
+)
+"""What Docker's default seccomp profile refuses, in force before the spawner starts; one line of code."""
 
 
 def need(holds: object, what: str) -> None:
