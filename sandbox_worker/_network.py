@@ -1,8 +1,9 @@
-"""The grammar of `net.connect` and `net.listen`: hosts, addresses, networks and ports.
+"""The grammar of `net.connect` and `net.listen`: hosts, addresses, networks and ports; unix sockets by their path.
 
 Every host becomes one text, so that containment is a common prefix: `4:` and the bits of an IPv4 address, `6:` and the
 bits of an IPv6 address, `name:` and the labels of a name from the right (`name:com.example.api`). A network is the
 first bits of its addresses, and `*.example.com` is `name:com.example.`, which the name itself does not start with.
+A unix socket is `unix:` and its one path, normalised: no rule covers several, and none for hosts reaches it.
 
 Only text is judged here. Where a name leads is looked up, and judged again, by the part that connects.
 Each function raises ValueError whose message says what is legal.
@@ -10,6 +11,8 @@ Each function raises ValueError whose message says what is legal.
 
 from __future__ import annotations
 
+from sandbox_worker import _paths
+from sandbox_worker._paths import UNIX
 from sandbox_worker._patterns import Pattern, merge_ports
 
 TYPE_CHECKING = False
@@ -27,9 +30,12 @@ _LABEL_CHARS: Final = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-_")
 
 _LEGAL_RULE: Final = (
     "a host name, *.suffix, an IPv4 address or an [IPv6] address, an address with /bits, and optionally :ports; "
-    '"*" alone for any host'
+    'unix: and the path of a socket; "*" alone for any host'
 )
-_LEGAL_REQUEST: Final = "a host name, an IPv4 address or an [IPv6] address, and optionally :port"
+_LEGAL_REQUEST: Final = (
+    "a host name, an IPv4 address or an [IPv6] address, and optionally :port; or unix: and the path of a socket"
+)
+_LEGAL_UNIX: Final = "unix: and the absolute path of one socket, the same for every process, without * and NUL"
 _LEGAL_PORTS: Final = "ports from 0 to 65535, such as 443 or 443,8443 or 8000-8010"
 _LEGAL_NAME: Final = "a host name: labels of letters, digits, hyphens and underscores, joined by single dots"
 _LEGAL_IPV4: Final = "an IPv4 address as four decimal numbers from 0 to 255 without leading zeros"
@@ -41,6 +47,8 @@ def parse_rule(text: str) -> Pattern:
     """Return the pattern of a rule; a rule without ports covers any port."""
     if text == "*":
         return Pattern("")
+    if is_unix(text):
+        return Pattern(_parse_unix(text), exact=True)
     host, bits, port_text = _split(text, _LEGAL_RULE)
     ports = None if port_text is None else _parse_ports(port_text)
     suffix = host.removeprefix("*.")
@@ -57,10 +65,27 @@ def parse_rule(text: str) -> Pattern:
 
 def parse_request(text: str) -> tuple[str, int | None]:
     """Return the host as one text, and the port or None."""
+    if is_unix(text):
+        return _parse_unix(text), None
     host, bits, port = _split(text, _LEGAL_REQUEST)
     if bits is not None:
         raise ValueError(_LEGAL_REQUEST)
     return _parse_host(host), None if port is None else _decimal(port, _PORT_MAX, _LEGAL_PORTS)
+
+
+def is_unix(text: str) -> bool:
+    """Say whether a rule or a request is about a unix socket; `unix:443` is a port of a host with that name."""
+    return text.startswith(UNIX) and not text[len(UNIX) :].startswith(tuple("0123456789"))
+
+
+def _parse_unix(text: str) -> str:
+    path = text[len(UNIX) :]
+    if not path.startswith("/") or "*" in path or "\0" in path:
+        raise ValueError(_LEGAL_UNIX)
+    try:
+        return UNIX + _paths.parse_rule("run", path).stem
+    except ValueError:
+        raise ValueError(_LEGAL_UNIX) from None
 
 
 def _split(text: str, legal: str) -> tuple[str, str | None, str | None]:

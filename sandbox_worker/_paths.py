@@ -13,6 +13,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
+UNIX: Final = "unix:"
+"""Before the path of a unix socket, where rules for the network name one."""
 SPECIAL_TREES: Final = ("/proc/", "/sys/", "/dev/")
 
 # Links that lead each process to something of its own, proc(5) and fd(4): a rule is resolved once, in another process,

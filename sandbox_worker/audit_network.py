@@ -5,6 +5,7 @@ As in `audit_hook`, what the hook runs has no globals: its values are defaults, 
 
 from __future__ import annotations
 
+from sandbox_worker._paths import normalise
 from sandbox_worker.errors import PermissionDenied
 
 TYPE_CHECKING = False
@@ -44,13 +45,24 @@ def _net_verdict(host, port, allow, deny, subject):
         if ports is None or port is None or True in [low <= port <= high for low, high in ports]:
             if (text == stem if exact else text[: stem.__len__()] == stem) or host == "":
                 return 1
-            if is_address and stem[:2] != "4:" and stem[:2] != "6:":
+            if is_address and stem[:2] != "4:" and stem[:2] != "6:" and stem[:5] != "unix:":
                 return 1
     return 0
 
 
-def judge_network(event, args, network, verdict, refuse, denied, absent, deny_rule, str, bytes, int, tuple, type):
-    """TCP to where a rule leads, as far as text tells; without a rule say where the plugin wanted to go.
+def _unix_verdict(path, allow, deny, normalise):
+    """The same for the path of a unix socket: a rule of its own allows it, any denies it."""
+    text = "unix:" + normalise(path)
+    for stem, exact, _ in deny:
+        if text == stem if exact else text[: stem.__len__()] == stem:
+            return -1
+    return 1 if text in [stem for stem, exact, _ in allow if exact] else 0
+
+
+def judge_network(
+    event, args, network, verdict, unix_verdict, refuse, denied, absent, deny_rule, str, bytes, int, tuple, type
+):
+    """To where a rule leads, as far as text tells; without a rule say where the plugin wanted to go.
 
     `network` is empty, or four tables: the connect rules, allow and deny, and the listen rules.
     """
@@ -75,8 +87,15 @@ def judge_network(event, args, network, verdict, refuse, denied, absent, deny_ru
             target = ("[" + host + "]" if ":" in host else host) + (":" + str(port) if type(port) is int else "")
             if type(port) is str:
                 target = target + ":" + port
-    elif type(where) is str:
-        target = "unix:" + where
+    elif type(where) is str or type(where) is bytes:
+        path = where if type(where) is str else str(where, "utf-8", "backslashreplace")
+        target = "unix:" + path
+        if network and path[:1] == "/" and event in ("socket.connect", "socket.bind"):
+            allow, deny = network[2:] if kind == "net.listen" else network[:2]
+            answer = unix_verdict(path, allow, deny)
+            if answer == 1:
+                return
+            refuse(kind, target, deny_rule if answer < 0 else absent, denied)
     if network and event in (
         "socket.connect", "socket.bind", "socket.getaddrinfo", "socket.gethostbyname"
     ):  # fmt: skip
@@ -100,8 +119,13 @@ def arguments(
     `network` is empty or the tables of `judge_network`, whose rows are (stem, exact, ranges of ports or None).
     """
     verdict: Any = ()
+    unix_verdict: Any = ()
     if network:
         import _socket  # a third of a millisecond that only workers with a network spend
 
         verdict = bind(_net_verdict, bind(_subject, _socket.inet_pton, OSError, int))
-    return judge_network, network, verdict, refuse, PermissionDenied, absent, deny_rule, str, bytes, int, tuple, type
+        unix_verdict = bind(_unix_verdict, bind(normalise))
+    return (
+        judge_network, network, verdict, unix_verdict, refuse, PermissionDenied, absent, deny_rule, str, bytes, int,
+        tuple, type,
+    )  # fmt: skip

@@ -121,7 +121,7 @@ def _install_hook(settings: dict[str, Any]) -> list[str]:
         _use_full_paths()
     _stub_process_starter()
     network = settings["network"]
-    if network and any(not stem.startswith(("4:", "6:")) for stem, _, _ in network[0]):
+    if network and any(not stem.startswith(("4:", "6:", "unix:")) for stem, _, _ in network[0]):
         from sandbox_worker import _resolve
 
         _resolve.install()

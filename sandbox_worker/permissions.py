@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from sandbox_worker import _names, _paths
 from sandbox_worker._names import SYS_NAMES
-from sandbox_worker._paths import normalise, path_verdict
+from sandbox_worker._paths import UNIX, normalise, path_verdict
 from sandbox_worker._patterns import Pattern, Record, ports_text
 
 TYPE_CHECKING = False
@@ -23,6 +23,7 @@ __all__ = [
     "KINDS",
     "RULE_MAX",
     "SYS_NAMES",
+    "UNIX",
     "Decision",
     "RequestError",
     "Rule",
@@ -140,7 +141,10 @@ def parse_rule(kind: str, text: str, *, private: bool = False) -> Rule:
         raise RuleError(text, _LEGAL_TEXT)
     if private and kind not in _NET:
         raise RuleError(text, f"a rule without private, which is for {' and '.join(_NET)}")
-    return Rule(kind, text, private, _parse_pattern(kind, text))
+    rule = Rule(kind, text, private, _parse_pattern(kind, text))
+    if private and _is_special(rule):
+        raise RuleError(text, "a rule without private, which is for addresses and names")
+    return rule
 
 
 def decide(kind: str, allow: Iterable[Rule], deny: Iterable[Rule], request: str) -> Decision:
@@ -152,7 +156,7 @@ def decide(kind: str, allow: Iterable[Rule], deny: Iterable[Rule], request: str)
     subject, port = _parse_request(kind, request)
     allow = [rule for rule in allow if rule.kind == kind]
     deny = [rule for rule in deny if rule.kind == kind]
-    granting = [rule for rule in allow if rule.pattern.matches(subject, port)]
+    granting = [rule for rule in allow if rule.pattern.matches(subject, port) and _reaches(rule, subject)]
     refusing = [rule for rule in deny if rule.pattern.matches(subject, port)]
     if kind in _FS:
         outcome = path_verdict(normalise(request), *path_prefixes(allow), tuple(rule.pattern.stem for rule in deny))
@@ -187,7 +191,8 @@ def verdict(kind: object, allow_texts: object, deny_texts: object, request: obje
 def covers(outer: Rule, inner: Rule) -> bool:
     """Say whether `outer`, as an allow rule, matches every request that `inner` matches.
 
-    A rule without `private` does not cover one with it, nor `/` the rule `/proc/meminfo`: it does not reach there.
+    A rule without `private` does not cover one with it, nor `/` the rule `/proc/meminfo`, nor `"*"` of the network a
+    unix socket: they do not reach there.
     """
     if outer.kind != inner.kind or _is_special(outer) != _is_special(inner) or (inner.private and not outer.private):
         return False
@@ -309,7 +314,14 @@ def _parse_request(kind: str, text: str) -> tuple[str, int | None]:
 
 
 def _is_special(rule: Rule) -> bool:
-    return rule.kind in _FS and rule.pattern.stem.startswith(_paths.SPECIAL_TREES)
+    """Whether it is for what no wider rule reaches: a path in a special tree, a unix socket."""
+    stem = rule.pattern.stem
+    return stem.startswith(_paths.SPECIAL_TREES) if rule.kind in _FS else rule.kind in _NET and stem.startswith(UNIX)
+
+
+def _reaches(rule: Rule, subject: str) -> bool:
+    """Of files `path_verdict` has the word; a unix socket only its own rule reaches."""
+    return rule.kind not in _NET or not subject.startswith(UNIX) or _is_special(rule)
 
 
 def _precision(rule: Rule) -> tuple[int, bool, bool, str, bool]:

@@ -28,6 +28,7 @@ class Built:
         deny: list[str] | None = None,
         *,
         kernel: bool = True,
+        network: tuple[object, ...] = (),
     ) -> None:
         self.reports, self.pipe = os.pipe()
         os.set_blocking(self.pipe, False)
@@ -36,6 +37,7 @@ class Built:
             "read": table(read or [], deny or []),
             "write": table(write or [], deny or []),
             "libraries": ("/usr/lib/python3/", "/opt/lib/"),
+            "network": network,
         }
         self.hook = audit_hook.build(rules, kernel=kernel, event_fd=self.pipe, pid=OWN_PID)
 

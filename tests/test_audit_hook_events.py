@@ -197,6 +197,27 @@ def test_the_refusal_of_a_connection_names_host_and_port(build: Callable[..., Bu
     assert [target for _, target, _ in built.reported()] == ["example.com:443", "[::1]:80", "h:https", "unix:/run/x"]
 
 
+def test_a_unix_socket_is_judged_by_its_path_alone(build: Callable[..., Built]) -> None:
+    rows = (("unix:/run/x", True, None), ("name:example.", False, None))
+    built = build(network=(rows, (("unix:/run/y", True, None),), (("unix:/run/l", True, None),), ()))
+    for path in ("/run/x", b"/run/x", "/run/./x", "/run/z/../x"):
+        assert not built.refuses("socket.connect", object(), path)
+    assert not built.refuses("socket.bind", object(), "/run/l")
+    for path in ("/run/y", "/run/l", "/run/x/z", "/run", "run/x", "\0run/x", b"\0x", "", b"\xff"):
+        assert built.refuses("socket.connect", object(), path)
+    for event in ("socket.bind", "socket.sendto", "socket.sendmsg"):
+        assert built.refuses(event, object(), "/run/x")
+    assert [by_deny for _, target, by_deny in built.reported() if target == "unix:/run/y"] == [True]
+
+
+def test_a_rule_for_a_unix_socket_leaves_no_address_to_the_broker(build: Callable[..., Built]) -> None:
+    rows = (("unix:/run/x", True, None),)
+    built = build(network=(rows, (), rows, ()))
+    for event in ("socket.connect", "socket.bind"):
+        assert built.refuses(event, object(), ("127.0.0.1", 80))
+    assert build(network=((("", False, None),), (), (), ())).refuses("socket.connect", object(), "/run/x")
+
+
 # --- what is foreign, new or unknown
 
 

@@ -58,7 +58,9 @@ class Network:
         readable: list[list[str]] | None = None,
     ) -> tuple[Worker, int]:
         """A worker with these rules that runs `code`; and the pipe of what it is refused."""
-        network = [name for name, wanted in (("connect", connect), ("listen", listen), ("names", names)) if wanted]
+        unix = any(rule.startswith("unix:") for rule in (*connect, *listen))
+        asked = (("connect", connect), ("listen", listen), ("names", names), ("unix", unix))
+        network = [name for name, wanted in asked if wanted]
         layer = [["net.connect", text, False] for text in connect] + [["net.listen", text, False] for text in listen]
         _, channel, refusals = self.broker.serve({"layers": [layer], "deny": []}, replace=self.replace)
         pipes = [os.pipe() for _ in range(4)]

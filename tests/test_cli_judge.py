@@ -105,3 +105,14 @@ def test_the_verdict_is_what_a_worker_does(plugin_from: Plugins, tmp_path: Path)
         except PermissionError:
             could = False
         assert judge(load_manifest(manifest), "fs.read", target).allowed is could, target
+
+
+def test_a_unix_socket_is_judged_by_its_path_and_by_what_that_leads_to(plugin_from: Plugins, tmp_path: Path) -> None:
+    (tmp_path / "sock").touch()
+    (tmp_path / "link").symlink_to("sock")
+    (tmp_path / "bad").symlink_to("/etc/passwd")
+    requests = ["unix:${data}/s", f"unix:{tmp_path}/link", f"unix:{tmp_path}/bad"]
+    found = load_manifest(plugin_from.manifest("", permissions={"net.connect": requests[:2]}))
+    targets = [*requests, f"unix:{tmp_path}/sock", f"unix:{tmp_path}/link/../sock", "unix:/etc/passwd"]
+    assert [judge(found, "net.connect", target).allowed for target in targets] == [True, True, False, True, True, False]
+    assert judge(found, "net.connect", "unix:/run/x").hint == 'net.connect = ["unix:/run/x"]'

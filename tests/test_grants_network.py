@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from host.errors import GrantError, Pending
+from host.errors import CeilingExceeded, GrantError, ManifestError, Pending
 from host.model.grants import Effective, Grant, effective, requested
 from host.model.manifest import load_manifest
 from host.model.plan import network, network_policy, network_tables
+from sandbox_worker.permissions import parse_rule
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -94,3 +95,60 @@ def test_the_hook_gets_patterns_and_ports(tmp_path: Path) -> None:
         [["name:example.b.", False, None], ["name:example.a", True, [[80, 80], [443, 443]]]], [],
     ]  # fmt: skip
     assert tables["net.listen"] == [[], []]
+
+
+# --- unix sockets
+
+
+def unix(folder: Path, grant: Grant | None, ceiling: Grant | None = None) -> Effective:
+    return decided(folder, 'net.connect = ["unix:${data}/s"]\nnet.listen = ["unix:/run/x"]\n', grant, ceiling)
+
+
+def test_a_unix_socket_is_requested_behind_a_variable_and_by_path(tmp_path: Path) -> None:
+    found = unix(tmp_path, None)
+    assert [rule.text for rule in found.allow["net.connect"]] == ["unix:/d/s"]
+    assert [rule.text for rule in found.allow["net.listen"]] == ["unix:/run/x"]
+    assert network(found) == ("connect", "listen", "unix")
+    assert network_policy(found)["layers"] == [
+        [["net.connect", "unix:/d/s", False], ["net.listen", "unix:/run/x", False]]
+    ]
+
+
+@pytest.mark.parametrize("connect", ["*", "unix:${data}", "unix:${data}/t", "unix:/run/x"])
+def test_a_unix_socket_needs_a_grant_of_its_very_path(tmp_path: Path, connect: str) -> None:
+    with pytest.raises(Pending):
+        unix(tmp_path, Grant({"net.connect": [connect], "net.listen": ["unix:/run/x"]}))
+
+
+def test_a_unix_socket_needs_a_ceiling_of_its_very_path(tmp_path: Path) -> None:
+    with pytest.raises(CeilingExceeded):
+        unix(tmp_path, None, Grant({"net.connect": ["*"], "net.listen": ["*"]}))
+    unix(tmp_path, None, Grant({"net.connect": ["*", "unix:${data}/s"], "net.listen": ["unix:/run/x"]}))
+
+
+@pytest.mark.parametrize(
+    "target", ["unix:${nothing}/s", "unix:${data}x", "unix:${data}/../s", "unix:s", "${data}/s", "unix:/a/${data}"]
+)
+def test_a_path_that_leads_elsewhere_is_no_request(tmp_path: Path, target: str) -> None:
+    with pytest.raises(ManifestError) as refused:
+        decided(tmp_path, f'net.connect = ["{target}"]\n', None)
+    assert refused.value.key == "permissions.net.connect[0]"
+
+
+def test_a_private_unix_socket_is_no_request(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match="private"):
+        decided(tmp_path, 'net.connect = [{ target = "unix:/run/x", private = true }]\n', None)
+
+
+def test_the_path_of_a_unix_socket_is_resolved_and_the_hook_knows_its_spelling(tmp_path: Path) -> None:
+    file = tmp_path / "plughold.toml"
+    file.write_text(
+        'schema = 1\n[plugin]\nname = "p"\nversion = "1"\nproject = "t"\nentry = "m"\n'
+        '[permissions]\nnet.connect = ["unix:/link/s"]\n'
+    )
+    manifest = load_manifest(file)
+    requests = requested(manifest, VARIABLES, [])
+    found = effective(manifest, requests, None, None, VARIABLES, lambda path: path.replace("/link", "/real"))
+    assert [rule.text for rule in found.allow["net.connect"]] == ["unix:/real/s"]
+    tables = network_tables(found, [parse_rule("net.connect", "unix:/link/s"), parse_rule("net.listen", "unix:/no")])
+    assert [row[0] for row in tables["net.connect"][0]] == ["unix:/real/s", "unix:/link/s"]  # type: ignore[index]

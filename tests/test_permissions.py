@@ -43,9 +43,10 @@ hosts = st.sampled_from(
     [
         *("a.example", "A.example.", "b.a.example", "example", "*.example", "*.a.example", "localhost"),
         *("10.0.0.0/8", "10.1.0.0/16", "10.1.2.3", "[::ffff:10.1.2.3]", "0.0.0.0/0"),
-        *("[::1]", "[::]/0", "[2001:db8::]/32"),
+        *("[::1]", "[::]/0", "[2001:db8::]/32", "unix"),
     ]
 )
+sockets = st.sampled_from(["unix:/a", "unix:/a/b", "unix:/a//b/.", "unix:/proc", "unix:/"])
 components = st.lists(st.sampled_from(["a", "b", "ab", "proc", "meminfo", "dev", "null", "..", "."]), max_size=4)
 paths = components.map(lambda found: "/" + "/".join(found))
 packages = st.sampled_from(["numpy", "lxml", "_cffi_backend"])
@@ -53,7 +54,7 @@ functions = st.sampled_from(["get", "storage.get", "storage.put", "storage.a.b"]
 variables = st.sampled_from(["A", "A_", "A_B", "B", "LANG", *IMPLIED_ENV])
 requests = {
     "fs": paths,
-    "net": st.tuples(hosts, st.sampled_from(["", ":80", ":443", ":81"])).map("".join),
+    "net": st.tuples(hosts, st.sampled_from(["", ":80", ":443", ":81"])).map("".join) | sockets,
     "env": variables,
     "run": paths,
     "sys": st.sampled_from(["uid", "gid", "cpus"]),
@@ -62,7 +63,7 @@ requests = {
 }
 texts = {
     "fs": paths,
-    "net": st.tuples(hosts, ports).map("".join),
+    "net": st.tuples(hosts, ports).map("".join) | sockets,
     "env": variables | st.sampled_from(["A*", "A_*", "L*"]),
     "run": paths,
     "sys": requests["sys"],
@@ -83,7 +84,7 @@ def rules_of(kind):
     family = kind.partition(".")[0]
     text = (texts[family] | st.just("*")).filter(lambda text: is_legal(lambda text: parse_rule(kind, text), text))
     private = st.booleans() if family == "net" else st.just(value=False)
-    return st.builds(lambda text, private: parse_rule(kind, text, private=private), text, private)
+    return st.builds(lambda t, p: parse_rule(kind, t, private=p and not t.startswith("unix:/")), text, private)
 
 
 def requests_of(kind):
@@ -561,3 +562,57 @@ def test_what_is_given_up_is_refused_and_nothing_else_changes(data):
         assert after.allowed is (not gone or after.reason == "implied")
     else:
         assert after.allowed is before.allowed
+
+
+# --- unix sockets
+
+socket_paths = paths.filter(lambda path: is_legal(lambda text: parse_rule("net.connect", text), f"unix:{path}"))
+net_kinds = st.sampled_from(["net.connect", "net.listen"])
+
+
+@given(net_kinds, socket_paths, socket_paths)
+def test_a_rule_for_a_unix_socket_covers_its_one_path(kind, ours, other):
+    rule = parse_rule(kind, f"unix:{ours}")
+    same = normalise(ours) == normalise(other)
+    assert decide(kind, [rule], (), f"unix:{other}").allowed is same
+    assert covers(rule, parse_rule(kind, f"unix:{other}")) is same
+
+
+@given(net_kinds.flatmap(lambda kind: st.tuples(st.just(kind), st.lists(rules_of(kind)))), socket_paths)
+def test_no_rule_for_hosts_reaches_a_unix_socket_nor_the_other_way_round(case, path):
+    kind, rules = case
+    hosts_only = [rule for rule in rules if not rule.pattern.stem.startswith("unix:")]
+    everything = [*hosts_only, parse_rule(kind, "*"), parse_rule(kind, "*", private=True)]
+    assert not decide(kind, everything, (), f"unix:{path}").allowed
+    assert intersect(everything, [parse_rule(kind, f"unix:{path}")]) == ()
+    own = [parse_rule(kind, f"unix:{path}")]
+    assert not any(decide(kind, own, (), request).allowed for request in ("a.example", "10.1.2.3:80", "unix:80"))
+
+
+@given(net_kinds, socket_paths)
+def test_a_deny_of_everything_denies_unix_sockets_too(kind, path):
+    rule = parse_rule(kind, f"unix:{path}")
+    assert decide(kind, [rule], [parse_rule(kind, "*")], f"unix:{path}").reason == "deny-rule"
+    assert decide(kind, [rule], [rule], f"unix:{path}").reason == "deny-rule"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("unix:", "unix:run/app", "unix:@name", "unix:\0name", "unix:*", "unix:/run/*", "unix:/proc/self/fd/3"),
+        *("unix:/proc/1/root/x", "unix:/dev/fd/3", "UNIX:/run/app", "unix:/a\0b", "unix:unix:/a", "unix:${data}/x"),
+    ],
+)
+def test_what_is_no_path_of_one_socket_is_no_rule(text):
+    with pytest.raises(RuleError):
+        parse_rule("net.connect", text)
+
+
+def test_a_unix_socket_is_never_private():
+    with pytest.raises(RuleError, match="private"):
+        parse_rule("net.connect", "unix:/run/app.sock", private=True)
+
+
+def test_the_hint_for_a_unix_socket_is_its_rule():
+    assert hint("net.connect", "unix:/run/app.sock", ENFORCED_KINDS) == 'net.connect = ["unix:/run/app.sock"]'
+    assert "unix: and the absolute path" in hint("net.connect", "unix:@abstract", ENFORCED_KINDS)

@@ -56,6 +56,14 @@ def test_a_tcp_socket_is_allowed_with_a_grant_alone(machine: str, family: int, p
 
 
 @both
+@every
+def test_a_unix_socket_is_allowed_with_a_grant_of_one_alone(machine: str, network: tuple[str, ...]) -> None:
+    flags = socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+    answer = ALLOW if "unix" in network else EACCES
+    assert decide(machine, network, "socket", socket.AF_UNIX, STREAM | flags, 0) == answer
+
+
+@both
 @pytest.mark.parametrize(
     ("family", "kind", "protocol"),
     [
@@ -64,7 +72,9 @@ def test_a_tcp_socket_is_allowed_with_a_grant_alone(machine: str, family: int, p
         (socket.AF_INET, STREAM, 262),  # MPTCP
         (socket.AF_INET, STREAM, 132),  # SCTP
         (socket.AF_INET, 5, 132),
-        (socket.AF_UNIX, STREAM, 0),
+        (socket.AF_UNIX, DGRAM, 0),
+        (socket.AF_UNIX, socket.SOCK_SEQPACKET, 0),
+        (socket.AF_UNIX, STREAM, 1),
         (socket.AF_NETLINK, RAW, 0),
         (socket.AF_PACKET, RAW, 0),
         (socket.AF_VSOCK, STREAM, 0),

@@ -7,9 +7,10 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from host.model.manifest import expand
+from host.model.plan import NET_KINDS
 from host.run import interpreter as interpreters
 from host.service.plugin_host import _data_home
-from sandbox_worker.permissions import ENFORCED_KINDS, Rule, decide, hint, parse_rule
+from sandbox_worker.permissions import ENFORCED_KINDS, UNIX, Rule, decide, hint, parse_rule
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -41,12 +42,24 @@ def judge(manifest: Manifest, kind: str, target: str) -> Judgement:
     (an unknown variable) and RequestError (no target of that kind).
     """
     variables = _variables(manifest)
-    if kind not in _FILES:
-        return _decide(manifest, kind, target, variables)
-    path = expand(target, variables)
-    found = _decide(manifest, kind, path, variables)
-    real = os.path.realpath(path) if os.path.isabs(path) else path
-    return _decide(manifest, kind, real, variables) if found.allowed and real != path else found
+    target = expand(target, variables) if _before_path(kind, target) is not None else target
+    found = _decide(manifest, kind, target, variables)
+    real = _real(kind, target)
+    return _decide(manifest, kind, real, variables) if found.allowed and real != target else found
+
+
+def _before_path(kind: str, text: str) -> str | None:
+    """What stands before the path of a rule or a target; None where it has none."""
+    if kind in _FILES:
+        return "" if text != "*" else None
+    return UNIX if kind in NET_KINDS and text.startswith(UNIX) else None
+
+
+def _real(kind: str, text: str) -> str:
+    """The same with its path, if it has an absolute one, as what that leads to."""
+    prefix = _before_path(kind, text)
+    path = text.removeprefix(prefix or "")
+    return text if prefix is None or not os.path.isabs(path) else prefix + os.path.realpath(path)
 
 
 def _decide(manifest: Manifest, kind: str, target: str, variables: Mapping[str, str]) -> Judgement:
@@ -68,8 +81,7 @@ def _rules(
     """(rule, text as written, key) of the entries of `kind`; a path over links gives a second rule, as at a start."""
     for index, entry in enumerate(entry for entry in entries if entry.kind == kind):
         written = expand(entry.target, variables)
-        texts = {written, os.path.realpath(written)} if kind in _FILES and written != "*" else {written}
-        for text in sorted(texts):
+        for text in sorted({written, _real(kind, written)}):
             yield parse_rule(kind, text, private=entry.private), entry.target, f"{table}.{kind}[{index}]"
 
 

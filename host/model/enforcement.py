@@ -103,7 +103,8 @@ ROWS: Final = (
         Cell(_BOTH, "without a grant no socket; with one the broker connects"),
         Cell(_BOTH, "as confined"),
         Cell((HOOK,), "nothing is granted"),
-        "TCP alone; where sockets are replaced (walled, containers) only the usual options set before connecting stay",
+        "TCP and unix streams alone; where sockets are replaced (walled, containers) only the usual options set before "
+        "connecting stay",
     ),
     _row(
         "net.listen",
@@ -111,7 +112,7 @@ ROWS: Final = (
         Cell(_BOTH, "as net.connect"),
         Cell(_BOTH, "as net.connect"),
         Cell((HOOK,), "nothing is granted"),
-        "no port that is shared (SO_REUSEPORT) or that the kernel chooses",
+        "no port that is shared (SO_REUSEPORT) or that the kernel chooses; a unix socket gets mode 0700",
     ),
     _row(
         "env",

@@ -19,7 +19,7 @@ from host.model.links import PlantedLink
 from host.model.manifest import Limits, Manifest, expand
 from host.model.manifest_schema import VARIABLES
 from host.model.units import UnitError, parse_duration, parse_size
-from sandbox_worker.permissions import KINDS, Rule, RuleError, coverage, covers, distinct, parse_rule, without
+from sandbox_worker.permissions import KINDS, UNIX, Rule, RuleError, coverage, covers, distinct, parse_rule, without
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -132,7 +132,8 @@ def effective(
     variables: Mapping[str, str],
     resolve: Callable[[str], str],
 ) -> Effective:
-    """What the plugin may. `grant` None grants what is requested; `resolve` is realpath, applied to every path rule.
+    """What the plugin may. `grant` None grants what is requested; `resolve` is realpath, applied to every path, a
+    unix socket's too.
 
     Raises Pending (not granted), CeilingExceeded (above the ceiling), GrantError (a malformed grant or ceiling).
     """
@@ -210,8 +211,11 @@ def _rule(
     try:
         target = target if variables is None else expand(target, variables)
         rule = parse_rule(kind, target, private=private)
-        if kind.startswith("fs.") and target != "*" and (resolved := resolve(target)) != target:
-            rule = parse_rule(kind, resolved)
+        prefix = UNIX if kind in _NET and rule.pattern.stem.startswith(UNIX) else ""
+        path = target.removeprefix(prefix)
+        has_path = prefix or (kind.startswith("fs.") and target != "*")
+        if has_path and (resolved := resolve(path)) != path:
+            rule = parse_rule(kind, prefix + resolved)
     except RuleError as e:
         raise GrantError(f"{kind}: {e}") from e
     return rule

@@ -21,7 +21,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from host.errors import ManifestError
-from sandbox_worker.permissions import ENFORCED_KINDS, KINDS, RuleError, parse_rule
+from sandbox_worker.permissions import ENFORCED_KINDS, KINDS, UNIX, RuleError, parse_rule
 
 from .manifest_schema import DOCUMENT, LIMITS, VARIABLES, Mistake, illegal, join
 from .sanitise import quoted, visible
@@ -42,7 +42,8 @@ dots part keys: a single line of them would take all memory there is."""
 # Stand-ins for folders that are only known at a start. No written path begins like them: `${` is refused elsewhere.
 _PLACEHOLDERS: Final[Mapping[str, str]] = {name: f"/${{{name}}}" for name in VARIABLES}
 _LEGAL_VARIABLE: Final = (
-    f"one of {', '.join(f'${{{name}}}' for name in VARIABLES)} at the start of an fs target, then / or the end"
+    f"one of {', '.join(f'${{{name}}}' for name in VARIABLES)} at the start of an fs target or behind unix:, "
+    "then / or the end"
 )
 
 
@@ -117,10 +118,13 @@ def load_manifest(path: str | os.PathLike[str]) -> Manifest:
 
 
 def expand(text: str, variables: Mapping[str, str]) -> str:
-    """Replace the variable at the start of `text`, if one is there, by its folder, an absolute path.
+    """Replace the variable at the start of `text`, or behind its `unix:`, if one is there, by its folder, an absolute
+    path.
 
     `variables` maps names without ``${}``. Raises RuleError where the variable is unknown or runs on into a name.
     """
+    if text.startswith(UNIX + "${"):
+        return UNIX + expand(text[len(UNIX) :], variables)
     if not text.startswith("${"):
         return text
     name, closed, rest = text[2:].partition("}")
@@ -209,17 +213,23 @@ def _entries(key: str, table: Mapping[str, Any], possible: tuple[str, ...]) -> I
 
 def _rule(key: str, entry: Entry) -> Rule:
     """Return the rule of one entry, with stand-ins for its variables; Mistake where the grammar refuses it."""
-    variable = entry.target.startswith("${")
-    if entry.target.rfind("${") > 0 or (variable and not entry.kind.startswith("fs.")):
+    path = entry.target.removeprefix(UNIX) if entry.kind.startswith("net.") else entry.target
+    variable = path.startswith("${")
+    if path.rfind("${") > 0 or (variable and not _takes_variables(entry)):
         raise illegal(key, entry.target, _LEGAL_VARIABLE)
     try:
         rule = parse_rule(entry.kind, expand(entry.target, _PLACEHOLDERS), private=entry.private)
     except RuleError as error:
         raise illegal(key, entry.target, error.legal) from None
     # `..` must not climb from a folder that only a start knows to one that nobody reviewed.
-    if variable and not rule.pattern.stem.startswith(tuple(f"{folder}/" for folder in _PLACEHOLDERS.values())):
+    beneath = rule.pattern.stem.removeprefix(UNIX)
+    if variable and not beneath.startswith(tuple(f"{folder}/" for folder in _PLACEHOLDERS.values())):
         raise illegal(key, entry.target, "a path that stays beneath its variable")
     return rule
+
+
+def _takes_variables(entry: Entry) -> bool:
+    return entry.kind.startswith("fs.") or (entry.kind.startswith("net.") and entry.target.startswith(UNIX))
 
 
 def _folder(file: Path, written: str) -> Path:

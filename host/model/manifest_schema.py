@@ -293,8 +293,8 @@ _FILES: Final = (
     rf"\*|(?:/|\$\{{(?:{'|'.join(VARIABLES)})\}}(?=/|$))[^*{_CONTROLS}]*",
 )
 _ADDRESSES: Final = (
-    'a host, "*.suffix", an address or a network such as "10.0.0.0/8", with or without ":ports"',
-    r"[^\u0000-\u0020\u007f-\u009f]+",
+    'a host, "*.suffix", an address, a network such as "10.0.0.0/8", with or without ":ports"; or "unix:" and a path',
+    rf"[^\u0000-\u0020\u007f-\u009f]+|unix:(?:/|\$\{{)[^*{_CONTROLS}]*",
 )
 
 # What the targets are, what is legal beside "*", a rough pattern: the exact grammar is `permissions.parse_rule`'s.

@@ -8,7 +8,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any, Final
 
 from sandbox_worker.messages import RESOLVE_PREFIX
-from sandbox_worker.permissions import IMPLIED_ENV, SYS_NAMES, Rule, decide, path_prefixes, path_verdict
+from sandbox_worker.permissions import IMPLIED_ENV, SYS_NAMES, UNIX, Rule, decide, path_prefixes, path_verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -206,8 +206,9 @@ def environment(effective: Effective, available: Mapping[str, str], tmp: str | N
 def network(effective: Effective) -> tuple[str, ...]:
     """What of the network the broker answers for the plugin (`walls.profile.NETWORK`); nothing without a grant."""
     connect, listen = (effective.allow.get(kind, ()) for kind in NET_KINDS)
-    named = any(not rule.pattern.stem.startswith(("4:", "6:")) for rule in connect)
-    wanted = (("connect", connect), ("listen", listen), (NAMES, named))
+    named = any(not rule.pattern.stem.startswith(("4:", "6:", UNIX)) for rule in connect)
+    unix = any(rule.pattern.stem.startswith(UNIX) for rule in (*connect, *listen))
+    wanted = (("connect", connect), ("listen", listen), (NAMES, named), ("unix", unix))
     return tuple(name for name, rules in wanted if rules)
 
 
@@ -223,14 +224,23 @@ def network_policy(effective: Effective) -> dict[str, Any]:
     return {"layers": [rows(layer) for layer in (requested, *effective.bounds)], "deny": rows(deny)}
 
 
-def network_tables(effective: Effective) -> dict[str, list[object]]:
-    """The audit hook's rules by kind, each [allow, deny] of [stem, exact, ranges of ports or None]."""
+def network_tables(effective: Effective, spelled: Iterable[Rule] = ()) -> dict[str, list[object]]:
+    """The audit hook's rules by kind, each [allow, deny] of [stem, exact, ranges of ports or None].
+
+    `spelled` are the same rules as the plugin spells them, unix sockets by their links, as in `hook_table`.
+    """
+    spelled = tuple(spelled)
 
     def rows(rules: Iterable[Rule]) -> list[list[object]]:
         patterns = (rule.pattern for rule in rules)
         return [[p.stem, p.exact, p.ports and [list(pair) for pair in p.ports]] for p in patterns]
 
-    return {kind: [rows(effective.allow.get(kind, ())), rows(effective.deny.get(kind, ()))] for kind in NET_KINDS}
+    def allowed(kind: str) -> tuple[Rule, ...]:
+        resolved = effective.allow.get(kind, ())
+        known = {rule.pattern for rule in resolved}
+        return (*resolved, *(rule for rule in spelled if rule.kind == kind and rule.pattern not in known))
+
+    return {kind: [rows(allowed(kind)), rows(effective.deny.get(kind, ()))] for kind in NET_KINDS}
 
 
 def resource_limits(limits: Limits) -> dict[str, int]:

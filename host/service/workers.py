@@ -28,7 +28,7 @@ from host.run.tiers import PROOFS, choose
 from host.run.watcher import Watch, Watcher
 from host.run.worker import Worker
 from sandbox_worker import wire
-from sandbox_worker.permissions import Rule, coverage, parse_rule
+from sandbox_worker.permissions import UNIX, Rule, coverage, parse_rule
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -215,6 +215,7 @@ class Workers:
         )
         tables = {kind: plan.hook_table(kind, effective, rules, places) for kind, rules in spelled.items()}
         network = plan.network(effective)
+        sockets = [r for kind in plan.NET_KINDS for r in _spelled(manifest, effective, kind, variables, files)]
         native = natives.resolve(manifest, effective, places.path)
         settings = plan.settings(
             tables,
@@ -241,7 +242,7 @@ class Workers:
             probe=_probe(manifest, tables["fs.read"]),
             **self._kernel_probes(manifest, tables),
             result_size=effective.limits.result_size,
-            network=plan.network_tables(effective) if network else {},
+            network=plan.network_tables(effective, sockets) if network else {},
         )
         texts = [rule.text for rules in spelled.values() for rule in rules]
         return Launch(
@@ -298,7 +299,7 @@ def _probe(manifest: Manifest, table: plan.Table) -> str:
 
 
 def _uses(manifest: Manifest, variable: str) -> bool:
-    return any(entry.target.startswith(variable) for entry in manifest.permissions)
+    return any(entry.target.removeprefix(UNIX).startswith(variable) for entry in manifest.permissions)
 
 
 def _granted(manifest: Manifest, effective: Effective, kind: str) -> list[str]:
@@ -332,11 +333,15 @@ def _spelled(
 
 
 def _resolved(rule: Rule, files: view.FileSystem) -> Rule:
+    prefix = UNIX if rule.pattern.stem.startswith(UNIX) else ""
+    if rule.text == "*" or (rule.kind in plan.NET_KINDS and not prefix):
+        return rule
+    text = rule.text.removeprefix(prefix)
     try:
-        path = "*" if rule.text == "*" else resolve(rule.text, (), files.readlink)
+        path = resolve(text, (), files.readlink)
     except PlantedLink as e:  # more links than the kernel follows, made since the rule was decided on
         raise PluginStartError(f"{rule.text} leads nowhere any more") from e
-    return rule if path == rule.text else parse_rule(rule.kind, path)
+    return rule if path == text else parse_rule(rule.kind, prefix + path)
 
 
 def _remove(folder: str | None) -> None:

@@ -12,13 +12,16 @@ import errno
 import fcntl
 import os
 import socket
+import struct
 
 from sandbox_worker import _network
 from sandbox_worker._addresses import LOOPBACK, classify
+from sandbox_worker.broker import paths
 from sandbox_worker.broker import policy as rules
-from sandbox_worker.broker.notify import ADDRESS_MAX, Address, parse_address
+from sandbox_worker.broker.notify import ADDRESS_MAX, Address, UnixPath, parse_address
 from sandbox_worker.broker.sockets import Duplicates, Replacements, bound_to, refused
 from sandbox_worker.messages import RESOLVE_PREFIX, event_record
+from sandbox_worker.permissions import UNIX
 from sandbox_worker.walls import linux
 
 TYPE_CHECKING = False
@@ -37,6 +40,8 @@ _ABSENT: Final = frozenset((b"/etc/resolv.conf", b"/etc/gai.conf", b"/etc/host.c
 _RESOLVE: Final = RESOLVE_PREFIX.encode()
 _HOSTS_NAMES_MAX: Final = 64
 _ASKERS_MAX: Final = 256
+
+_A_SECOND: Final = struct.pack("@ll", 1, 0)  # struct timeval
 
 # include/uapi/linux/fcntl.h: everything that can be sealed
 _SEALS: Final = 0xF
@@ -102,8 +107,8 @@ class Calls:
 
     def _connect(self, call: Call) -> Slow | None:
         address = self._address(call)
-        if address is None:
-            raise refused()
+        if isinstance(address, UnixPath):
+            return lambda: self._connect_path(call, address.path)
         self._require(rules.CONNECT, address, self._names.of(address.ip))
         taken = self._sockets.take(call, address.family)
         if fcntl.fcntl(taken, fcntl.F_GETFL) & os.O_NONBLOCK:
@@ -123,12 +128,32 @@ class Calls:
         self._sockets.give_back(call, taken, error)
         self._listener.answer(call, -error)
 
+    def _connect_path(self, call: Call, path: bytes) -> None:
+        with paths.found(path, lambda real: self._require_path(rules.CONNECT, real)) as target:
+            taken = self._sockets.take(call, socket.AF_UNIX)
+            self._settle(call, taken, self._connect_unix(call, taken, target))
+
+    def _connect_unix(self, call: Call, taken: socket.socket, target: str) -> int:
+        """A listener with a full queue holds up a socket that blocks: for as long as its worker waits."""
+        own = taken.getsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, 16)
+        waits = not any(own) and not fcntl.fcntl(taken, fcntl.F_GETFL) & os.O_NONBLOCK
+        if waits:
+            taken.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _A_SECOND)
+        try:
+            while True:
+                error = taken.connect_ex(target)
+                if error != errno.EAGAIN or not waits or not self._listener.waits(call):
+                    return error
+        finally:
+            if waits:
+                taken.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, own)
+
     # --- listeners
 
     def _bind(self, call: Call) -> Slow | None:
         address = self._address(call)
-        if address is None:
-            raise refused()
+        if isinstance(address, UnixPath):
+            return lambda: self._bind_path(call, address.path)
         self._require(rules.LISTEN, address, _local_name(address))
         taken = self._sockets.take(call, address.family, binds=True)
         try:
@@ -140,15 +165,23 @@ class Calls:
         self._settle(call, taken, 0)
         return None
 
+    def _bind_path(self, call: Call, path: bytes) -> None:
+        taken = self._sockets.take(call, socket.AF_UNIX, binds=True)
+        error = 0
+        try:
+            paths.bind(taken, path, lambda real: self._require_path(rules.LISTEN, real))
+        except OSError as refusal:
+            error = refusal.errno or errno.EIO
+        self._settle(call, taken, error)
+
     def _listen(self, call: Call) -> Slow | None:
         """The bound address is judged once more: now it can't change, nor what of IPv4 an IPv6 socket takes."""
         taken = self._sockets.take(call)
         try:
-            address = bound_to(taken)
-            if address.port == 0:  # the kernel would choose a port, on all addresses
-                self._refuse(rules.LISTEN, address, rules.NO_RULE)
-            self._require(rules.LISTEN, address, _local_name(address))
-            self._require_unshared(taken, address)
+            if taken.family == socket.AF_UNIX:
+                self._require_path(rules.LISTEN, paths.bound_to(taken) or "")
+            else:
+                self._require_bound(taken)
             taken.listen(min(call.integer(1), 0x7FFF_FFFF))
             if isinstance(self._sockets, Replacements):
                 self._sockets.forget(taken)
@@ -156,6 +189,13 @@ class Calls:
             taken.close()
         self._listener.answer(call, 0)
         return None
+
+    def _require_bound(self, taken: socket.socket) -> None:
+        address = bound_to(taken)
+        if address.port == 0:  # the kernel would choose a port, on all addresses
+            self._refuse(rules.LISTEN, address, rules.NO_RULE)
+        self._require(rules.LISTEN, address, _local_name(address))
+        self._require_unshared(taken, address)
 
     def _require_unshared(self, taken: socket.socket, address: Address) -> None:
         """No port shared with another process, and IPv4 only with a rule for it."""
@@ -167,16 +207,24 @@ class Calls:
 
     # --- decisions
 
-    def _address(self, call: Call) -> Address | None:
+    def _address(self, call: Call) -> Address | UnixPath:
         size = call.integer(2)
         if size > ADDRESS_MAX:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-        return parse_address(self._process.read(call.arguments[1], size))
+        address = parse_address(self._process.read(call.arguments[1], size))
+        if address is None:
+            raise refused()
+        return address
 
     def _require(self, kind: str, address: Address, names: list[str] | None = None) -> None:
         verdict = self._policy.judge(kind, address.ip, address.port, names or ())
         if verdict != rules.ALLOWED:
             self._refuse(kind, address, verdict)
+
+    def _require_path(self, kind: str, path: str) -> None:
+        verdict = self._policy.judge_path(kind, path)
+        if verdict != rules.ALLOWED:
+            self._refuse(kind, UNIX + path, verdict)
 
     def _refuse(self, kind: str, target: object, verdict: str) -> None:
         with contextlib.suppress(OSError):  # a full pipe loses the report, never the refusal

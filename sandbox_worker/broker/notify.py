@@ -181,9 +181,22 @@ class Address:
         return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
 
 
-def parse_address(raw: bytes) -> Address | None:
-    """The address in a struct sockaddr_in or sockaddr_in6; None for another family, and for one that is cut short."""
+class UnixPath:
+    """The absolute path of a unix socket, as a worker wrote it."""
+
+    __slots__ = ("path",)
+    family = socket.AF_UNIX
+
+    def __init__(self, path: bytes) -> None:
+        self.path = path
+
+
+def parse_address(raw: bytes) -> Address | UnixPath | None:
+    """The address in a struct sockaddr_in, sockaddr_in6 or sockaddr_un; None for another family, for one that is cut
+    short, and for a unix socket without an absolute path: unnamed (bind(2) would make one up), abstract, relative."""
     family = unpack_from("=H", raw)[0] if len(raw) >= 2 else -1
+    if family == socket.AF_UNIX and raw[2:3] == b"/":
+        return UnixPath(raw[2:].partition(b"\0")[0])
     if family == socket.AF_INET and len(raw) >= 16:
         return Address(family, raw[4:8], unpack_from(">H", raw, 2)[0])
     if family == socket.AF_INET6 and len(raw) >= 28:

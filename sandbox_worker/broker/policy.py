@@ -7,7 +7,7 @@ the same addresses: `"*"` covers `10.0.0.1:80` and does not reach it. So each *l
 from __future__ import annotations
 
 from sandbox_worker._addresses import reachable, subject
-from sandbox_worker.permissions import parse_rule
+from sandbox_worker.permissions import UNIX, parse_rule
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,6 +49,16 @@ class Policy:
         ):
             return ALLOWED
         return NO_RULE
+
+    def judge_path(self, kind: str, path: str) -> str:
+        """Judge where a unix socket lies: one of the verdicts."""
+        layers, deny = self._rules
+        text = UNIX + path
+        if any(rule.kind == kind and rule.pattern.matches(text) for rule in deny):
+            return DENY_RULE
+        # Only a rule for this very path: "*" does not reach it.
+        reached = all(any(rule.kind == kind and rule.pattern.stem == text for rule in layer) for layer in layers)
+        return ALLOWED if reached else NO_RULE
 
     def knows(self, name: str) -> bool:
         """Whether `name` may be resolved: on some port each layer allows it, and no deny rule takes every port."""

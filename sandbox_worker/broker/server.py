@@ -50,6 +50,7 @@ _WHY_NOT: Final = {
 def main(control_fd: int, host_pid: int) -> NoReturn:
     """Serve the host `host_pid`, the parent of this process, on the socket `control_fd`. Ends with the process."""
     status = 1
+    os.umask(0o077)  # of the sockets that are made for workers, whose own umask it is
     try:
         _serve(settle(control_fd, host_pid))
     except HangUp:

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     class Sockets(Protocol):
         """How the broker gets at a worker's socket."""
 
-        def take(self, call: Call, family: int = socket.AF_INET, *, binds: bool = False) -> socket.socket:
-            """The socket that the call's first argument names, of `family` and for bind(2) where one has to be made.
+        def take(self, call: Call, family: int | None = None, *, binds: bool = False) -> socket.socket:
+            """The socket that the call's first argument names; one of a family of `family`'s kind where that is given,
+            and of it and for bind(2) where one has to be made.
 
             OSError with what the call is to fail with.
             """
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 _KEPT_MAX: Final = 16
 _TCP: Final = (0, socket.IPPROTO_TCP)
+_INTERNET: Final = (socket.AF_INET, socket.AF_INET6)
+_FAMILIES: Final = (*_INTERNET, socket.AF_UNIX)
 _STARTED: Final = (0, errno.EINPROGRESS)
 
 
@@ -51,11 +54,16 @@ class Duplicates:
         self._listener = listener
         self._process = process
 
-    def take(self, call: Call, family: int = socket.AF_INET, *, binds: bool = False) -> socket.socket:  # noqa: ARG002 - not needed
-        """Our duplicate, which must be a TCP socket and nothing else that a descriptor may be."""
+    def take(self, call: Call, family: int | None = None, *, binds: bool = False) -> socket.socket:  # noqa: ARG002 - not needed
+        """Our duplicate, which must be a TCP socket, or for a path a unix one, and nothing else a descriptor may be."""
         taken = self._process.duplicate(call.integer(0))
-        ours = taken.family in (socket.AF_INET, socket.AF_INET6) and taken.type == socket.SOCK_STREAM
-        if not ours or taken.proto not in _TCP or not self._listener.waits(call):
+        kind = (socket.AF_UNIX,) if family == socket.AF_UNIX else _INTERNET
+        ours = (
+            taken.family in (_FAMILIES if family is None else kind)
+            and taken.type == socket.SOCK_STREAM
+            and taken.proto in _TCP
+        )
+        if not ours or not self._listener.waits(call):
             taken.close()
             raise refused()
         return taken
@@ -77,7 +85,7 @@ class Replacements:
         self._process = process
         self._kept: dict[str, socket.socket] = {}
 
-    def take(self, call: Call, family: int = socket.AF_INET, *, binds: bool = False) -> socket.socket:
+    def take(self, call: Call, family: int | None = None, *, binds: bool = False) -> socket.socket:
         """A socket of the broker's that it has put into the worker before, else a new one."""
         number = call.integer(0)
         name, flags = self._process.socket_number(number), self._process.flags(number)
@@ -85,9 +93,10 @@ class Replacements:
             raise refused()
         if name in self._kept:
             return _duplicate(self._kept[name])
-        made = socket.socket(family, socket.SOCK_STREAM)
-        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if binds:
+        made = socket.socket(socket.AF_INET if family is None else family, socket.SOCK_STREAM)
+        if family != socket.AF_UNIX:
+            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if binds and family != socket.AF_UNIX:
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if binds and family == socket.AF_INET6:
             made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)

@@ -174,8 +174,8 @@ _PERSONALITY_QUERY: Final = 0xFFFFFFFF
 
 _TRUNCATE_ABI: Final = 3  # the first Landlock that guards truncation
 
-NETWORK: Final = ("connect", "listen", "names")
-"""What the broker may be asked: TCP connections, TCP listeners, and the addresses of names."""
+NETWORK: Final = ("connect", "listen", "names", "unix")
+"""What the broker may be asked: connections, listeners, the addresses of names; "unix", that both may be by path."""
 
 _AF_INET: Final = (2, 10)  # AF_INET, AF_INET6
 _TCP: Final = (0, 6)  # the default and IPPROTO_TCP; not MPTCP, whose subflows no one decides
@@ -308,9 +308,14 @@ def _socket_rules() -> dict[str, Rule]:
 
 
 def _network_rules(network: Collection[str]) -> dict[str, Rule]:
-    """TCP sockets, whose way to anywhere the broker opens: connect(2), bind(2), listen(2)."""
+    """Stream sockets, whose way to anywhere the broker opens: connect(2), bind(2), listen(2).
+
+    No datagrams, whose every message may have an address of its own (unix(7): in the file system too).
+    """
+    stream = masked(1, _SOCK_TYPE, _SOCK_STREAM)
+    by_path = (((equals(0, _AF_UNIX), stream, equals(2, 0)), ALLOW),) if "unix" in network else ()
     rules: dict[str, Rule] = {
-        "socket": _only(one_of(0, _AF_INET), masked(1, _SOCK_TYPE, _SOCK_STREAM), one_of(2, _TCP), otherwise=EACCES),
+        "socket": (((one_of(0, _AF_INET), stream, one_of(2, _TCP)), ALLOW), *by_path, EACCES),
         "setsockopt": (
             ((equals(1, _SOL_SOCKET), one_of(2, _SOCKET_OPTIONS)), ALLOW),
             ((equals(1, _IPPROTO_TCP), one_of(2, _TCP_OPTIONS)), ALLOW),

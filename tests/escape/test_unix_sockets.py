@@ -1,0 +1,236 @@
+"""A plugin with a grant of a unix socket reaches that socket with ordinary clients, and no other by any way."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import tempfile
+import threading
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+import host
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+TIERS: Final = ["confined", "walled"]
+CLIENTS: Final = {
+    "socket": """
+import socket
+with socket.socket(socket.AF_UNIX) as client:
+    client.connect(path)
+    result = client.recv(9).decode()
+""",
+    "socket with a timeout": """
+import socket
+with socket.socket(socket.AF_UNIX) as client:
+    client.settimeout(10)
+    client.connect(path)
+    result = client.recv(9).decode()
+""",
+    "bytes": """
+import socket
+with socket.socket(socket.AF_UNIX) as client:
+    client.connect(path.encode())
+    result = client.recv(9).decode()
+""",
+    "asyncio": """
+import asyncio
+async def get():
+    reader, writer = await asyncio.open_unix_connection(path)
+    data = await reader.read()
+    writer.close()
+    return data.decode()
+result = asyncio.run(get())
+""",
+}
+SERVE: Final = """
+import asyncio
+@hookimpl
+def serve(path):
+    async def answer(reader, writer):
+        writer.write((await reader.read(9)).upper())
+        await writer.drain()
+        writer.close()
+        done.set_result(None)
+    async def main():
+        global done
+        done = asyncio.get_running_loop().create_future()
+        server = await asyncio.start_unix_server(answer, path)
+        name = server.sockets[0].getsockname()
+        await done
+        server.close()
+        return name
+    return asyncio.run(main())
+"""
+
+
+@pytest.fixture
+def folder() -> Iterator[str]:
+    """A folder with a short, resolved path: a unix socket's has 107 bytes at most."""
+    made = os.path.realpath(tempfile.mkdtemp(prefix="plughold-", dir="/tmp"))
+    yield made
+    shutil.rmtree(made)
+
+
+class Server:
+    """Says hello on a unix socket to everyone, and counts them."""
+
+    def __init__(self, path: str) -> None:
+        self.path, self.met = path, 0
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(path)
+        self._listener.listen()
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                met, _ = self._listener.accept()
+                self.met += 1
+                with met:
+                    met.sendall(b"hello")
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._listener.close()
+
+
+@pytest.fixture
+def servers(folder: str) -> Iterator[tuple[Server, Server]]:
+    """One that is granted, one that is not."""
+    both = Server(f"{folder}/granted"), Server(f"{folder}/other")
+    yield both
+    for server in both:
+        server.close()
+
+
+def at(attacker: Any, tier: str, must_work: Any, **options: Any) -> Any:
+    """An attacker at that tier, which is skipped where the machine does not reach it."""
+    try:
+        return attacker(tier=tier, **options)
+    except host.LockdownUnavailable as e:
+        must_work(False, str(e))
+
+
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_client_reaches_a_granted_socket(
+    attacker: Any, must_work: Any, servers: tuple[Server, Server], client: str, tier: str
+) -> None:
+    worker = at(attacker, tier, must_work, permissions={"net.connect": [f"unix:{servers[0].path}"]})
+    assert worker.run(CLIENTS[client], path=servers[0].path) == "hello"
+    assert servers[0].met == 1
+    assert [record for record in worker.plugin.denials() if record.permission.kind == "net.connect"] == []
+
+
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_client_reaches_no_other_socket_and_is_told_which_line_would_help(
+    attacker: Any, must_work: Any, servers: tuple[Server, Server], client: str, tier: str
+) -> None:
+    worker = at(attacker, tier, must_work, permissions={"net.connect": ["0.0.0.0/0", f"unix:{servers[0].path}"]})
+    assert worker.reason(CLIENTS[client], path=servers[1].path)[:2] == ("PermissionDenied", "net.connect")
+    assert f"unix:{servers[1].path}" in {record.permission.target for record in worker.plugin.denials()}
+    assert (servers[0].met, servers[1].met) == (0, 0)
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_a_socket_that_is_swapped_for_a_link_leads_nowhere(
+    attacker: Any, must_work: Any, servers: tuple[Server, Server], folder: str, tier: str
+) -> None:
+    """The plugin may write the folder, so it can replace what its own rule names."""
+    inside = f"{folder}/mine"
+    os.mkdir(inside)
+    permissions = {"net.connect": [f"unix:{inside}/sock"], "fs.read": [inside], "fs.write": [inside]}
+    worker = at(attacker, tier, must_work, permissions=permissions)
+    code = f"import os\nos.symlink(other, path)\n{CLIENTS['socket']}"
+    assert worker.reason(code, path=f"{inside}/sock", other=servers[1].path) == ("PermissionError", "", 13)
+    refused = [record for record in worker.plugin.denials() if record.layer == "broker"]
+    assert [record.permission.target for record in refused] == [f"unix:{servers[1].path}"]
+    assert servers[1].met == 0
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_a_hard_link_to_a_socket_is_refused(
+    attacker: Any, must_work: Any, servers: tuple[Server, Server], folder: str, tier: str
+) -> None:
+    inside = f"{folder}/mine"
+    os.mkdir(inside)
+    permissions = {"net.connect": [f"unix:{inside}/sock"], "fs.read": [folder], "fs.write": [inside]}
+    worker = at(attacker, tier, must_work, permissions=permissions)
+    assert worker.is_stopped("import os\nos.link(other, path)", path=f"{inside}/sock", other=servers[1].path)
+    assert os.listdir(inside) == []
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_asyncio_serves_in_the_folder_of_the_plugins_own(plugin_from: Any, must_work: Any, tier: str) -> None:
+    with tempfile.TemporaryDirectory(prefix="plughold-", dir="/tmp") as data:
+        try:
+            plugin = plugin_from(
+                SERVE, tier=tier, data=data,
+                permissions={"net.listen": ["unix:${data}/s"], "fs.write": ["${data}"]},
+                limits={"call_timeout": "20 s"},
+            )  # fmt: skip
+        except host.LockdownUnavailable as e:
+            must_work(False, str(e))
+        path = os.path.realpath(f"{data}/{plugin.__name__}/s")
+        answers = []
+
+        def meet() -> None:
+            while True:
+                with socket.socket(socket.AF_UNIX) as client, contextlib.suppress(OSError):
+                    client.settimeout(5)
+                    client.connect(path)
+                    client.sendall(b"hello")
+                    answers.append(client.recv(9))
+                    return
+
+        thread = threading.Thread(target=meet)
+        thread.start()
+        try:
+            assert plugin.call("serve", path=path) == path
+        finally:
+            thread.join()
+        assert answers == [b"HELLO"]
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_no_socket_is_made_outside_the_rule(attacker: Any, must_work: Any, folder: str, tier: str) -> None:
+    permissions = {"net.listen": [f"unix:{folder}/mine"], "fs.read": [folder], "fs.write": [folder]}
+    worker = at(attacker, tier, must_work, permissions=permissions)
+    code = "import socket\nsocket.socket(socket.AF_UNIX).bind(path)"
+    assert worker.reason(code, path=f"{folder}/other")[:2] == ("PermissionDenied", "net.listen")
+    assert worker.is_stopped("import os, stat\nos.mknod(path, 0o600 | stat.S_IFSOCK)", path=f"{folder}/mine")
+    assert os.listdir(folder) == []
+
+
+def test_a_grant_that_was_given_up_is_gone(plugin_from: Any, servers: tuple[Server, Server]) -> None:
+    plugin = plugin_from(
+        """
+        import socket
+        from sandbox_worker.plugin_api import permissions
+        kept = []
+        @hookimpl
+        def drop(path):
+            permissions.drop("net.connect", "unix:" + path)
+        @hookimpl
+        def reach(path):
+            client = socket.socket(socket.AF_UNIX)
+            client.connect(path)
+            return client.recv(9).decode()
+        """,
+        permissions={"net.connect": [f"unix:{server.path}" for server in servers]},
+    )
+    assert plugin.call("reach", path=servers[0].path) == "hello"
+    plugin.call("drop", path=servers[0].path)
+    with pytest.raises(host.PermissionDenied):
+        plugin.call("reach", path=servers[0].path)
+    assert plugin.call("reach", path=servers[1].path) == "hello"
+    assert (servers[0].met, servers[1].met) == (1, 1)
