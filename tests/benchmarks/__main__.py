@@ -6,7 +6,7 @@ import os
 import platform
 import sys
 
-from tests.benchmarks import call, connect, memory, start
+from tests.benchmarks import call, connect, many, memory, start
 
 _RUNS = 3
 
@@ -16,7 +16,7 @@ def main() -> None:
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     print(f"Python {platform.python_version()}, Linux {platform.release()}, one CPU, best of {_RUNS} runs of medians\n")
     print("| figure | ratio or size | wanted | medians |\n| --- | --- | --- | --- |")
-    for module in (start, call, connect, memory):
+    for module in (start, call, connect, memory, many):
         for row in module.rows(_RUNS):
             print("| " + " | ".join(row) + " |", flush=True)
 

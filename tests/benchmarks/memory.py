@@ -28,10 +28,11 @@ def measure(count: int) -> list[float]:
         loaded = [plugins.load(manifest(Path(folder))) for _ in range(count)]
         for plugin in loaded:
             plugin.call("echo", value=1)
-        return [_pss(plugin.pid or 0) for plugin in loaded]
+        return [pss(plugin.pid or 0) for plugin in loaded]
 
 
-def _pss(pid: int) -> float:
+def pss(pid: int) -> float:
+    """PSS of a process, in MiB."""
     text = Path(f"/proc/{pid}/smaps_rollup").read_text()
     found = re.search(r"^Pss:\s+(\d+) kB", text, re.MULTILINE)
     assert found is not None
