@@ -13,6 +13,7 @@ import sys
 
 from sandbox_worker import audit_hook, facts, importer, messages, serve, wire
 from sandbox_worker._msgpack import MODULES, KeptModules
+from sandbox_worker.channel import EVENTS, Channel
 from sandbox_worker.errors import PermissionDenied
 
 TYPE_CHECKING = False
@@ -31,7 +32,7 @@ _MORE_THREADS_STACK: Final = 2 << 20
 
 def main() -> NoReturn:
     """Run this worker to its end. The host's settings are the first frame on the call pipe."""
-    channel = serve.Channel()
+    channel = Channel()
     try:
         kind, settings = channel.receive()
         if kind != messages.INIT or settings["wire"] != wire.VERSION:
@@ -46,9 +47,11 @@ def main() -> NoReturn:
     )
     parked = _thread.allocate_lock()
     parked.acquire()
-    _thread.start_new_thread(serve.run, (channel, settings))
+    server = serve.Server(channel, settings)
+    sys.modules["sandbox_worker"].server = server  # type: ignore[attr-defined]  # for plugin_api
+    _thread.start_new_thread(server.run, ())
     _thread.stack_size(_MORE_THREADS_STACK)
-    del channel, settings
+    del channel, settings, server
     parked.acquire()  # for ever: the process ends by os._exit in the plugin's thread, or is killed
     posix._exit(serve.EXIT_BROKEN)
 
@@ -94,7 +97,7 @@ def _probe_kernel(settings: dict[str, Any]) -> list[str]:
     # The kernel answers EACCES for a folder; EPERM is the filter, whose one execve is spent.
     _must_fail(_EPERM, posix.execv, "/", ["/"])
     proofs.append("exec")
-    for descriptor in range(serve.EVENTS + 1, serve.EVENTS + 11):
+    for descriptor in range(EVENTS + 1, EVENTS + 11):
         _must_fail(_EBADF, posix.fstat, descriptor)
     proofs.append("descriptors")
     return proofs
@@ -128,7 +131,7 @@ def _install_hook(settings: dict[str, Any]) -> list[str]:
         settings["implied"] += (f"/proc/{posix.getpid()}/{messages.RESOLVE_PREFIX[len('/proc/self/') :]}",)
     gate = _thread.allocate_lock()
     sys.modules["sandbox_worker"].given = settings, gate  # type: ignore[attr-defined]  # for plugin_api
-    hook = audit_hook.build(settings, kernel=kernel, event_fd=serve.EVENTS, pid=posix.getpid(), adding=gate.locked)
+    hook = audit_hook.build(settings, kernel=kernel, event_fd=EVENTS, pid=posix.getpid(), adding=gate.locked)
     sys.addaudithook(hook)
     del hook
     try:

@@ -1,7 +1,7 @@
 """What goes wrong on the worker's side of the boundary, and on the wire itself.
 
 PermissionError
- └ PermissionDenied            a refusal by the audit hook: `.permission .target .reason .hint .code`
+ └ PermissionDenied            a refusal by the audit hook or the host: `.permission .target .reason .hint .code`
     └ InterpreterDenied        also a ValueError, so that fallbacks around introspection keep working
 ModuleNotFoundError
  └ ImportDenied                the same refusal for an import, so that `try: import x` keeps its fallback
@@ -9,6 +9,8 @@ ValueError
  └ WireError                   bytes that are no frame, or a frame that is no message
 TypeError
  └ Unsendable                  a value that can't cross: `.where .type_name`
+RuntimeError
+ └ HostFunctionError           a function of the application failed in a way that has no name here
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ ABSENT: Final = "no-rule"
 DENY_RULE: Final = "deny-rule"
 DROPPED: Final = "dropped"
 """The plugin had it and gave it up (`plugin_api.permissions.drop`)."""
+NOT_OFFERED: Final = "not-offered"
+"""The plugin may call functions of this name, and the application has none."""
 INTERPRETER: Final = "interpreter"
 """The pseudo permission of introspection events: nothing in a manifest requests it."""
 
@@ -43,7 +47,10 @@ def refusal(permission: str, target: str, reason: str) -> str:
         why = "the plugin gave it up"
     if permission == INTERPRETER:
         why = "plugins may not reach into the interpreter"
-    return f"{permission} of {target!r} refused by the audit hook: {why}"
+    if reason == NOT_OFFERED:
+        why = "the application offers no such function"
+    layer = "the host" if permission == "host" else "the audit hook"
+    return f"{permission} of {target!r} refused by {layer}: {why}"
 
 
 def hint_for(permission: str, target: str, reason: str) -> str:
@@ -52,15 +59,17 @@ def hint_for(permission: str, target: str, reason: str) -> str:
         return "a deny rule always wins: only removing it could allow this"
     if reason == DROPPED:
         return "what a plugin drops does not come back"
+    if reason == NOT_OFFERED:
+        return "it is granted already; the application has to offer it"
     from sandbox_worker.permissions import ENFORCED_KINDS, hint
 
     return hint(permission, target, ENFORCED_KINDS)
 
 
 class PermissionDenied(PermissionError):
-    """A refusal by the audit hook.
+    """A refusal by the audit hook, or by the host for what only the host decides.
 
-    `permission` is a kind such as ``fs.read``, `target` what was asked for, `reason` ``no-rule`` or ``deny-rule``;
+    `permission` is a kind such as ``fs.read``, `target` what was asked for, `reason` such as ``no-rule``;
     `errno` is EACCES, `code` ``ERR_ACCESS_DENIED`` and `hint` the manifest line that would request it.
     """
 
@@ -105,6 +114,10 @@ class ImportDenied(ModuleNotFoundError):
     def hint(self) -> str:
         """The manifest line that would request it, or why none can."""
         return hint_for(self.permission, self.target, self.reason)
+
+
+class HostFunctionError(RuntimeError):
+    """A function of the application failed; the text says what the application lets a plugin know of it."""
 
 
 class WireError(ValueError):

@@ -77,7 +77,8 @@ def _arguments(error: BaseException) -> list[object]:
 
 def _cause(error: BaseException, rules: dict[str, Any]) -> list[object] | None:
     if isinstance(error, PermissionDenied | ImportDenied):
-        return _denied(str(error.permission), str(error.target), "audit_hook")
+        layer = "broker" if error.permission == "host" else "audit_hook"
+        return _denied(str(error.permission), str(error.target), layer)
     if isinstance(error, MemoryError):
         return ["limit", "memory"]
     if isinstance(error, OSError):

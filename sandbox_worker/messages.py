@@ -6,10 +6,16 @@ host to worker                                 worker to host
                                                [FAILED, stage, text, limit]  it could not be
                                                [RESULT, id, value, denials]
                                                [ERROR, id, type, arguments, text, traceback, cause, denials]
+[ANSWER, ask, value]                           [ASK, id, ask, function, arguments]  calls a function of the application
+[REFUSAL, ask, function, reason]               the plugin may not call it
+[FAILURE, ask, type, text]                     it raised
+
+Between a call and its reply the worker may ask, and waits for the answer; between an ask and its answer the host may
+call, and waits for the reply. So calls and asks nest like brackets.
 
 `settings` and `proofs` are maps (below); `denials` counts the refusals of this call, whose records came over the event
-pipe; `cause` is None, ["denied", kind, target, layer] or ["limit", name]. Call ids start at 1. Worker input is hostile:
-each parser raises WireError unless every field has exactly the type and the bounds written here.
+pipe; `cause` is None, ["denied", kind, target, layer] or ["limit", name]. Ids of calls and of asks start at 1. Worker
+input is hostile: each parser raises WireError unless every field has exactly the type and the bounds written here.
 """
 
 from __future__ import annotations
@@ -23,11 +29,15 @@ if TYPE_CHECKING:
 
 INIT: Final = 0
 CALL: Final = 1
+ANSWER: Final = 2
+REFUSAL: Final = 3
+FAILURE: Final = 4
 READY: Final = 16
 HOOKS: Final = 17
 FAILED: Final = 18
 RESULT: Final = 19
 ERROR: Final = 20
+ASK: Final = 21
 
 NAME_LIMIT: Final = 200
 TEXT_LIMIT: Final = 8192
@@ -42,9 +52,15 @@ EVENTS_LIMIT: Final = 1000
 RESOLVE_PREFIX: Final = "/proc/self/plughold-resolve/"
 """A worker that opens this and a name asks the broker to look the name up: no file of this name ever exists."""
 
-LAYERS: Final = ("audit_hook", "landlock", "seccomp")
+LAYERS: Final = ("audit_hook", "landlock", "seccomp", "broker")
 LIMITS: Final = ("memory", "open_files", "file_size", "result_size")
 STAGES: Final = ("lockdown", "import", "hooks")
+FUNCTION_ERRORS: Final = (
+    "ArithmeticError", "AssertionError", "AttributeError", "ConnectionError", "FileExistsError", "FileNotFoundError",
+    "IndexError", "KeyError", "LookupError", "NotImplementedError", "OSError", "OverflowError", "PermissionError",
+    "RuntimeError", "TimeoutError", "TypeError", "ValueError", "ZeroDivisionError",
+)  # fmt: skip
+"""What an application's function may raise in a plugin; all else arrives there as HostFunctionError."""
 OPTIONS: Final = ("tryfirst", "trylast", "optionalhook", "specname")
 
 _SCALARS: Final = (type(None), bool, int, float, str, bytes)
@@ -127,8 +143,22 @@ def _cause(value: object) -> tuple[str, ...] | None:
     _refuse("an error's cause")
 
 
-def reply_to(call_id: int, message: object) -> Result | Error:
-    """The reply to the one call that is open. Raises WireError for any other message or id."""
+class Ask:
+    """A plugin's call of a function of the application; `arguments` are plain data, their names any texts."""
+
+    __slots__ = ("arguments", "function", "id")
+
+    def __init__(self, fields: list[object]) -> None:
+        self.id = _count(fields[2], "the id of an ask")
+        self.function = _text(fields[3], NAME_LIMIT, "a function's name")
+        arguments = fields[4]
+        if type(arguments) is not dict or len(arguments) > PARAMETERS_LIMIT:
+            _refuse("a function's arguments")
+        self.arguments = {_text(name, NAME_LIMIT, "an argument's name"): value for name, value in arguments.items()}
+
+
+def reply_to(call_id: int, message: object) -> Result | Error | Ask:
+    """What comes back for the innermost call that is open. Raises WireError for any other message or id."""
     if type(message) is not list or len(message) < 4 or type(message[1]) is not int or message[1] != call_id:
         raise WireError(f"no reply to call {call_id}")
     if type(message[0]) is int:
@@ -136,6 +166,8 @@ def reply_to(call_id: int, message: object) -> Result | Error:
             return Result(message[2], _count(message[3], "a count of denials"))
         if message[0] == ERROR:
             return Error(message)
+        if message[0] == ASK and len(message) == 5:
+            return Ask(message)
     raise WireError(f"no reply to call {call_id}")
 
 

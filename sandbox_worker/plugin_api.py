@@ -5,12 +5,14 @@ than three times its own start). A plugin that imports pluggy instead works just
 
 `permissions` answers what the plugin may and gives permissions up: ``permissions.has("fs.read", path)``,
 ``permissions.list()``, ``permissions.drop("fs.write")``. `context` says what it is: name, version, data folder, logger.
+`host` calls functions that the application offers: ``host.call("storage.get", key="x")``.
 """
 
 from __future__ import annotations
 
 from sandbox_worker.author import Context, Permissions
-from sandbox_worker.errors import ImportDenied, InterpreterDenied, PermissionDenied
+from sandbox_worker.errors import HostFunctionError, ImportDenied, InterpreterDenied, PermissionDenied
+from sandbox_worker.functions import Host
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,11 +24,14 @@ if TYPE_CHECKING:
 __all__ = [
     "Context",
     "HookimplMarker",
+    "Host",
+    "HostFunctionError",
     "ImportDenied",
     "InterpreterDenied",
     "PermissionDenied",
     "Permissions",
     "context",
+    "host",
     "permissions",
 ]
 
@@ -34,6 +39,8 @@ permissions: Final = Permissions()
 """What this plugin may, as it stands now."""
 context: Final = Context()
 """What this plugin is."""
+host: Final = Host()
+"""The application that this plugin runs for."""
 
 
 class HookimplMarker:

@@ -18,7 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Final
 
-VERSION: Final = 1
+VERSION: Final = 2
 HEADER: Final = 4
 MAX_DEPTH: Final = 64
 MAX_ITEMS: Final = 1 << 20

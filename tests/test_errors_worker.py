@@ -47,9 +47,15 @@ def test_against_a_deny_rule_no_line_is_suggested() -> None:
     assert "=" not in error.hint
 
 
-@pytest.mark.parametrize("kind", ["run", "interpreter", "host"])
+@pytest.mark.parametrize("kind", ["run", "interpreter"])
 def test_what_no_manifest_can_request_is_not_suggested(kind: str) -> None:
     assert "=" not in PermissionDenied(kind, "x").hint
+
+
+def test_a_function_that_is_granted_and_not_offered_is_the_applications_affair() -> None:
+    error = PermissionDenied("host", "storage.get", errors.NOT_OFFERED)
+    assert "refused by the host: the application offers no such function" in str(error)
+    assert "=" not in error.hint
 
 
 @given(st.text(max_size=60))

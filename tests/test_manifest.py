@@ -397,7 +397,6 @@ def test_a_mistake_is_one_error_that_names_file_key_text_and_what_is_legal(tmp_p
     ("kind", "target"),
     [
         ("run", "/usr/bin/git"),
-        ("host", "storage.get"),
     ],
 )
 def test_a_kind_that_is_not_enforced_yet_is_refused_and_named(tmp_path: Path, kind: str, target: str) -> None:

@@ -138,7 +138,7 @@ def test_a_call_from_inside_a_call_of_the_same_plugin_is_refused_not_a_deadlock(
         thread.join()
         signal.signal(signal.SIGUSR1, before)
     assert [type(e) for e in errors] == [host.HostError]
-    assert "nest" in str(errors[0])
+    assert "in the middle of a call" in str(errors[0])
 
 
 # --- on_event

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from raw_worker import RawWorker
 
 from sandbox_worker import messages, serve, wire
+from sandbox_worker.channel import Channel
 from sandbox_worker.errors import Unsendable
 
 if TYPE_CHECKING:
@@ -240,7 +241,7 @@ def test_a_call_is_read_whole_however_it_is_cut(sizes: list[int]) -> None:
         pieces.append(frame[at : at + size])
         at += size
     left = iter(pieces)
-    call = serve.Channel().receive(lambda _fd, _size: next(left))
+    call = Channel().receive(lambda _fd, _size: next(left))
     assert call == [messages.CALL, 1, "echo", {"value": "x" * 600}]
 
 
@@ -253,10 +254,10 @@ def test_a_frame_is_written_whole_however_little_is_taken_at_once(taken: int) ->
         return len(written[-1])
 
     frame = wire.Encoder().encode([messages.RESULT, 1, "x" * 4000, 0])
-    serve.Channel().send_frame(frame, write)
+    Channel().send_frame(frame, write)
     assert b"".join(written) == frame
 
 
 def test_nothing_is_written_of_a_message_that_cannot_cross() -> None:
     with pytest.raises(Unsendable):
-        serve.Channel().send([messages.RESULT, 1, {1, 2}, 0], lambda *_: pytest.fail("wrote something"))
+        Channel().send([messages.RESULT, 1, {1, 2}, 0], lambda *_: pytest.fail("wrote something"))

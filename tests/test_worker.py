@@ -55,8 +55,9 @@ def test_a_call_that_nobody_read_was_not_delivered_whatever_its_size(worker: Wor
     threads = list(Path(f"/proc/{worker.pid}/task").iterdir())
     until(lambda: all("(stopped)" in (thread / "status").read_text() for thread in threads))
     with ThreadPoolExecutor(1) as pool:
+        sent = worker._wire.sent
         call = pool.submit(worker.call, "size", {"value": b"x" * size})
-        until(lambda: worker._wire._sent >= min(size, 1 << 16) or (size > 1 << 16 and worker.busy))
+        until(lambda: worker._wire.sent - sent >= min(size, 1 << 16) or (size > 1 << 16 and worker.busy))
         os.kill(worker.pid, signal.SIGKILL)
         with pytest.raises(Undelivered):
             call.result(PATIENCE)

@@ -80,6 +80,15 @@ BAD: Final = {
     "an error with an unknown cause": frame(messages.ERROR, 1, "E", [], "", "", ["limit", "patience"], 0),
     "an error with an unknown layer": frame(messages.ERROR, 1, "E", [], "", "", ["denied", "a", "b", "host"], 0),
     "a second reply behind the first": frame(messages.RESULT, 1, 42, 0) + frame(messages.RESULT, 2, 42, 0),
+    "an ask of another call": frame(messages.ASK, 2, 1, "a.b", {}),
+    "an ask out of turn": frame(messages.ASK, 1, 2, "a.b", {}),
+    "an ask whose function is no text": frame(messages.ASK, 1, 1, b"a.b", {}),
+    "an ask whose arguments are a list": frame(messages.ASK, 1, 1, "a.b", []),
+    "an ask whose argument has no text for its name": sized(13, b"\x95\x15\x01\x01\xa3a.b\x81\xc4\x01x\x01"),
+    "an ask with too many arguments": frame(messages.ASK, 1, 1, "a.b", {f"a{n}": 1 for n in range(101)}),
+    "an answer of the host's": frame(messages.ANSWER, 1, 5),
+    "a reply behind an ask": frame(messages.ASK, 1, 1, "a.b", {}) + frame(messages.RESULT, 1, 42, 0),
+    "two asks at once": frame(messages.ASK, 1, 1, "a.b", {}) + frame(messages.ASK, 1, 2, "a.b", {}),
     "half a header behind the reply": frame(messages.RESULT, 1, 42, 0) + b"\0\0",
 }
 
@@ -182,6 +191,61 @@ def test_a_plugin_that_forges_its_own_reply_only_lies_about_itself(plugin_from: 
     assert plugin.call("write", data=frame(messages.RESULT, 1, "forged", 0), stay=True) == "forged"
     plugin.restart()
     assert plugin.call("answer") == 42
+
+
+# --- asks
+
+
+def test_asks_whose_answers_nobody_reads_end_with_the_calls_time(plugin_from: Any) -> None:
+    """The pipe down is full some time; the host that writes to it is freed by the deadline."""
+    plugin = plugin_from(
+        """
+        import os
+        def frame(number):
+            body = bytes([0x95, 21, 1, 0xce]) + number.to_bytes(4, "big") + b"\\xa3a.b\\x80"
+            return len(body).to_bytes(4, "big") + body
+        @hookimpl
+        def flood():
+            for number in range(1, 1 << 30): os.write(4, frame(number))
+        @hookimpl
+        def answer(): return 42
+        """,
+        limits={"call_timeout": "500 ms"},
+        permissions={"host": ["a.b"]},
+    )
+    plugin._owner.function("a.b")(lambda: "x" * 1000)
+    with little_memory(), pytest.raises((host.PluginTimeout, host.ProtocolViolation)):
+        plugin.call("flood")
+    assert plugin.call("answer") == 42
+
+
+def test_an_ask_that_a_worker_writes_itself_is_answered_once(plugin_from: Any) -> None:
+    plugin = plugin_from(SOURCE, permissions={"host": ["a.b"]}, limits={"call_timeout": "500 ms"})
+    asked: list[int] = []
+    plugin._owner.function("a.b")(lambda: asked.append(1))
+    with pytest.raises(host.PluginTimeout):
+        plugin.call("write", data=frame(messages.ASK, 1, 1, "a.b", {}))
+    assert asked == [1]
+
+
+def test_an_ask_between_calls_is_a_violation(plugin_from: Any) -> None:
+    plugin = plugin_from(
+        """
+        import os, threading
+        @hookimpl
+        def later(data):
+            threading.Timer(0, lambda: os.write(4, data)).start()
+        @hookimpl
+        def wait(): threading.Event().wait()
+        """
+    )
+
+    def two_calls() -> None:
+        plugin.call("later", data=frame(messages.ASK, 1, 1, "a.b", {}))
+        plugin.call("wait")
+
+    with pytest.raises(host.ProtocolViolation):
+        two_calls()
 
 
 # --- the event pipe holds claims

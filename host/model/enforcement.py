@@ -148,11 +148,11 @@ ROWS: Final = (
     ),
     _row(
         "host",
-        Cell((HOST,), "there are no host functions"),
-        Cell((HOST,), "there are no host functions"),
-        Cell((HOST,), "there are no host functions"),
-        Cell((HOST,), "there are no host functions"),
-        "nothing grants it in this version",
+        Cell((HOST,), "by its own copy of the rules"),
+        Cell((HOST,), "by its own copy of the rules"),
+        Cell((HOST,), "by its own copy of the rules"),
+        Cell((HOST,), "by its own copy of the rules"),
+        "a function does what the application made it do; a plain one that hangs can't be interrupted",
     ),
     _row(
         "other processes",

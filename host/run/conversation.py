@@ -20,15 +20,15 @@ _PIECE: Final = 1 << 20
 
 
 class Conversation:
-    """One connection; for one thread at a time. `limit` is the longest body, in bytes, that the worker may send."""
+    """One connection; for one thread at a time. `sent` counts the bytes that went down so far."""
 
-    __slots__ = ("_calls", "_reader", "_replies", "_sent", "encode")
+    __slots__ = ("_calls", "_reader", "_replies", "encode", "sent")
 
     def __init__(self, calls: int, replies: int) -> None:
         self._calls = calls
         self._replies = replies
         self._reader = wire.FrameReader(wire.CONTROL_LIMIT)
-        self._sent = 0
+        self.sent = 0
         self.encode: Final = wire.Encoder().encode
 
     def limit_to(self, limit: int) -> None:
@@ -37,12 +37,14 @@ class Conversation:
 
     def send(self, frame: bytes) -> None:
         """Write a whole frame. Raises OSError when the worker is gone."""
-        self._sent = 0
-        self._sent = os.write(self._calls, frame)
-        if self._sent < len(frame):
+        done = os.write(self._calls, frame)
+        self.sent += done
+        if done < len(frame):
             rest = memoryview(frame)
-            while self._sent < len(frame):
-                self._sent += os.write(self._calls, rest[self._sent : self._sent + _PIECE])
+            while done < len(frame):
+                count = os.write(self._calls, rest[done : done + _PIECE])
+                done += count
+                self.sent += count
 
     def receive(self) -> bytes:
         """The next frame's body. Raises EOFError, OSError; WireError for a length beyond the limit."""
@@ -61,11 +63,10 @@ class Conversation:
             raise WireError("bytes behind the reply")
         return body
 
-    @property
-    def unread(self) -> bool:
-        """True when the worker has read no byte of the last frame."""
+    def unread_since(self, sent: int) -> bool:
+        """True when the worker has read no byte of what was sent after `sent` bytes."""
         waiting = fcntl.ioctl(self._calls, termios.FIONREAD, b"\0\0\0\0")
-        return int.from_bytes(waiting, sys.byteorder) == self._sent
+        return int.from_bytes(waiting, sys.byteorder) >= self.sent - sent
 
     @property
     def open(self) -> bool:

@@ -14,7 +14,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final
 
-from host.run.worker import UNCOVERED
+from host.run.process import UNCOVERED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +36,6 @@ class Watch:
     """What the watcher keeps about one worker."""
 
     __slots__ = (
-        "call_id",
         "covers",
         "cpu_at_call",
         "listened",
@@ -44,6 +43,7 @@ class Watch:
         "on_end",
         "process",
         "quiet_until",
+        "turn",
         "worker",
     )
 
@@ -55,7 +55,7 @@ class Watch:
         self.on_end = on_end
         self.covers = covers
         self.quiet_until = 0.0
-        self.call_id = -1
+        self.turn = -1
         self.cpu_at_call = 0.0
         self.process: psutil.Process | None = None
         self.listened = {worker.events, worker.output, worker.refusals, worker.pidfd} - {-1}
@@ -135,7 +135,7 @@ class Watcher:
                 poll.register(descriptor, select.POLLIN)
         self.asleep = True  # before the look at the deadlines: a call that starts after it wakes this thread
         now = time.monotonic()
-        if any(watch.worker.deadline is not None for watch in watched):
+        if any(watch.worker.busy or watch.worker.deadline is not None for watch in watched):
             self._last_call = now
         busy = now - self._last_call < _QUIET
         self.asleep = not busy
@@ -195,8 +195,8 @@ class Watcher:
         except (psutil.Error, OSError):  # it ended just now; the host has no descriptor left: the next look will tell
             return None
         cpu = times.user + times.system
-        if worker.call_id != watch.call_id:
-            watch.call_id, watch.cpu_at_call = worker.call_id, cpu
+        if worker.turn != watch.turn:
+            watch.turn, watch.cpu_at_call = worker.turn, cpu
         # What its threads use after the call is charged to the call that left them.
         return "cpu_time" if cpu - watch.cpu_at_call > limits.cpu_time else None
 

@@ -1,4 +1,4 @@
-"""One worker process as the host sees it: its pipes, its calls, its end.
+"""One worker as the host speaks with it: its start and its calls.
 
 The calling thread writes the call and reads its own reply: two writes and two reads, no reader thread in between. The
 deadline of a call is kept by the watcher, which kills: the read then sees the pipe's end.
@@ -6,12 +6,9 @@ deadline of a call is kept by the watcher, which kills: the read then sees the p
 
 from __future__ import annotations
 
-import contextlib
-import os
 import signal
-import threading
 import time
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 from host.errors import (
     HostError,
@@ -22,10 +19,7 @@ from host.errors import (
     ResourceLimitExceeded,
 )
 from host.model.sanitise import visible
-from host.run.conversation import Conversation
-from host.run.launch import Bare, Launch, Walled, Watches
-from host.run.output import Output
-from host.run.pidfd import ended
+from host.run.process import BREACH, CLOSED, TIMEOUT, UNCOVERED, WorkerProcess
 from sandbox_worker import messages, wire
 from sandbox_worker.errors import WireError
 from sandbox_worker.walls.steps import step_of
@@ -33,25 +27,8 @@ from sandbox_worker.walls.steps import step_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from host.model.manifest import Limits
-    from host.run.broker import Broker
-    from host.run.interpreter import Interpreter
-    from host.run.launch import Process
-    from host.run.spawner import Spawner
 
-_E = TypeVar("_E", bound=Exception)
-
-_CHUNK: Final = 1 << 16
-_GRACE: Final = 0.25
-"""Seconds that a worker has to end by itself when it is closed."""
-_REAP_TIMEOUT: Final = 5.0
-"""Seconds that a killed process has to be gone."""
 _CPU_SIGNAL: Final = signal.SIGXCPU
-
-TIMEOUT: Final = "timeout"
-CLOSED: Final = "closed"
-BREACH: Final = "protocol"
-UNCOVERED: Final = "uncovered"
 _UNCOVERED_TEXT: Final = "was ended, for a path that it is denied was replaced from outside; the next call starts anew"
 
 
@@ -63,82 +40,17 @@ class Undelivered(Exception):
         self.crash = crash
 
 
-def _handle(process: Process) -> int:
-    """A pidfd of a process that was just started, which ends where there is no descriptor left for one."""
-    try:
-        return os.pidfd_open(process.pid)
-    except OSError:
-        os.kill(process.pid, signal.SIGKILL)
-        process.reap()
-        raise
+def _nobody(_ask: messages.Ask) -> list[object]:
+    raise WireError("an ask where nobody answers")
 
 
-def _add_pipes(ours: list[int], theirs: list[int]) -> None:
-    """The ends of a worker's four pipes: calls go to it, replies, events and output come back."""
-    for downwards in (True, False, False, False):
-        read, write = os.pipe2(os.O_CLOEXEC)
-        ours.append(write if downwards else read)
-        theirs.append(read if downwards else write)
+class Worker(WorkerProcess):
+    """One worker. A call at a time (the plugin's turn sees to that); the watcher reads the attributes."""
 
-
-class Worker:
-    """One process. A call at a time (the plugin's lock sees to that); the watcher reads the other attributes."""
-
-    def __init__(
-        self,
-        launch: Launch,
-        limits: Limits,
-        interpreter: Interpreter,
-        spawner: Spawner | None,
-        watcher: Watches,
-        broker: Broker | None = None,
-    ) -> None:
-        """Start the process; `broker` is for a `launch` with a network.
-
-        Raises OSError (no descriptors left), HostError (the spawner can't), LockdownUnavailable (the broker can't).
-        """
-        self.tier: Final = launch.tier
-        self.limits: Final = limits
-        self.hooks: tuple[messages.Hook, ...] = ()
-        self.started = time.monotonic()
-        self.call_id = 0
-        self.hook = ""
-        self.busy = False
-        self.deadline: float | None = self.started + limits.start_timeout
-        self.ended: str | None = None
-        self._output: Final = Output()
-        self._event_rest = self._refusal_rest = b""
-        self._served, self.refusals = 0, -1
-        self._broker: Final = broker
-        self._proven = False  # until READY, refusals on the event pipe are the probes' own
-        self._watcher: Final = watcher
-        self._lock = threading.RLock()  # the watcher and the calling thread both drain, kill and reap
-        self._status: int | None = None
-        ours: list[int] = []
-        theirs: list[int] = []
-        try:
-            _add_pipes(ours, theirs)
-            if broker is not None:
-                self._served, channel, self.refusals = broker.serve(launch.policy, replace=launch.tier == "walled")
-                theirs.append(channel)
-                ours.append(self.refusals)
-            helper = broker.pid if broker is not None else 0
-            self.process = (
-                Walled(spawner, interpreter, launch, theirs, helper) if spawner else Bare(interpreter, launch, theirs)
-            )
-            self.pid: Final = self.process.pid
-            self.pidfd: Final = _handle(self.process)
-        except BaseException:
-            for descriptor in ours:
-                os.close(descriptor)
-            raise
-        finally:
-            for descriptor in theirs:
-                os.close(descriptor)
-        self._wire: Final = Conversation(*ours[:2])
-        self.events, self.output = ours[2:4]
-        os.set_blocking(self.events, False)
-        os.set_blocking(self.output, False)
+    hooks: tuple[messages.Hook, ...] = ()
+    call_id = turn = last_call = 0
+    """The innermost call that runs, the outermost, to whose account it goes, and the one that ended last."""
+    _calls = _asks = 0
 
     # --- the start
 
@@ -155,7 +67,7 @@ class Worker:
             self.hooks = messages.hooks_of(self._message(messages.HOOKS))
         except WireError as e:
             self.kill(BREACH)
-            raise self._fault(ProtocolViolation, f"broke the protocol at its start: {e}") from None
+            raise self.fault(ProtocolViolation, f"broke the protocol at its start: {e}") from None
         except (OSError, EOFError):
             raise self._start_failure() from None
         # An error may be longer than a result; `call` looks at results themselves.
@@ -168,9 +80,9 @@ class Worker:
             stage, text, limit = messages.failure_of(message)
             self.kill(CLOSED)
             if limit is not None:
-                raise self._fault(ResourceLimitExceeded, f"exceeded its limit of {limit} at its import", limit=limit)
+                raise self.fault(ResourceLimitExceeded, f"exceeded its limit of {limit} at its import", limit=limit)
             what = "could not be imported" if stage == "import" else "can't serve as a plugin"
-            raise self._fault(PluginStartError, f"{what}:\n{visible(text, messages.TRACEBACK_LIMIT, multiline=True)}")
+            raise self.fault(PluginStartError, f"{what}:\n{visible(text, messages.TRACEBACK_LIMIT, multiline=True)}")
         if messages.kind_of(message) != kind:
             raise WireError("a message out of turn")
         return message
@@ -179,188 +91,98 @@ class Worker:
         self.kill(self.ended or "")
         self.wait()
         if self.ended == TIMEOUT:
-            return self._fault(
-                PluginStartError, f"did not start within {self.limits.start_timeout:g} s (start_timeout)"
-            )
+            return self.fault(PluginStartError, f"did not start within {self.limits.start_timeout:g} s (start_timeout)")
         if self.ended == UNCOVERED:
-            return self._fault(PluginStartError, _UNCOVERED_TEXT)
+            return self.fault(PluginStartError, _UNCOVERED_TEXT)
         if self.ended:
-            return self._fault(
+            return self.fault(
                 ResourceLimitExceeded, f"exceeded its limit of {self.ended} as it started", limit=self.ended
             )
         step = step_of(self.exit_code) if self.exit_code is not None else None
         self.drain_output()
         said = f":\n{tail}" if (tail := self._output.tail()) else ""
         if step is not None:
-            return self._fault(PluginStartError, f"could not be locked down: step {step!r} failed{said}")
-        return self._fault(PluginStartError, f"died while it started ({self.obituary()}){said}")
+            return self.fault(PluginStartError, f"could not be locked down: step {step!r} failed{said}")
+        return self.fault(PluginStartError, f"died while it started ({self.obituary()}){said}")
 
     # --- a call
 
-    def call(self, hook: str, arguments: dict[str, Any]) -> messages.Result | messages.Error:
-        """One call and its reply. Raises Undelivered, WorkerError or one of its subclasses; Unsendable before all."""
-        call_id = self.call_id + 1
+    def call(
+        self, hook: str, arguments: dict[str, Any], answer: Callable[[messages.Ask], list[object]] = _nobody
+    ) -> messages.Result | messages.Error:
+        """One call and its reply; `answer` makes the message for each function that the plugin asks for meanwhile.
+
+        In such an answer it may be called again. Raises Undelivered, WorkerError or one of its subclasses; Unsendable
+        before all.
+        """
+        call_id = self._calls + 1
         frame = self._wire.encode([messages.CALL, call_id, hook, arguments])
-        self.call_id, self.hook, self.busy = call_id, hook, True
-        self.deadline = time.monotonic() + self.limits.call_timeout
-        if self._watcher.asleep:
-            self._watcher.wake()
+        outer = (self.call_id, self.hook) if self.busy else None
+        sent = self._wire.sent
+        self._calls = self.call_id = call_id
+        if outer is None:
+            self.turn = call_id
+        self.hook, self.busy = hook, True
+        self._run_until(time.monotonic() + self.limits.call_timeout)
         try:
             self._wire.send(frame)
-            return self._reply(call_id)
+            return self._reply(call_id, answer)
         except WireError as e:
             self.kill(BREACH)
             self.wait()
-            raise self._fault(ProtocolViolation, f"broke the protocol: {e}") from None
+            raise self.fault(ProtocolViolation, f"broke the protocol: {e}") from None
         except (OSError, EOFError):
-            raise self._death() from None
+            raise self._death(sent) from None
         except BaseException:  # KeyboardInterrupt: the reply can't be told from the next one's any more
             self.kill(CLOSED)
             raise
         finally:
-            self.busy, self.deadline = False, None
+            self.busy, self.deadline, self.last_call = False, None, call_id
+            if outer is not None:
+                (self.call_id, self.hook), self.busy = outer, True
 
-    def _reply(self, call_id: int) -> messages.Result | messages.Error:
-        body = self._wire.receive_last()
-        reply = messages.reply_to(call_id, wire.decode(body))
-        if type(reply) is messages.Result and len(body) > self.limits.result_size + wire.ENVELOPE:
-            raise WireError("a result longer than result_size")
-        return reply
+    def _run_until(self, deadline: float) -> None:
+        """Let the worker work until then, or be killed."""
+        self.deadline = deadline
+        if self._watcher.asleep:
+            self._watcher.wake()
 
-    def _death(self) -> Exception:
-        unread = self._wire.unread
+    def _reply(self, call_id: int, answer: Callable[[messages.Ask], list[object]]) -> messages.Result | messages.Error:
+        while True:
+            body = self._wire.receive_last()
+            reply = messages.reply_to(call_id, wire.decode(body))
+            if isinstance(reply, messages.Ask):
+                self._answer(reply, answer)
+                continue
+            if type(reply) is messages.Result and len(body) > self.limits.result_size + wire.ENVELOPE:
+                raise WireError("a result longer than result_size")
+            return reply
+
+    def _answer(self, ask: messages.Ask, answer: Callable[[messages.Ask], list[object]]) -> None:
+        """Answer one ask; meanwhile the clock of the call stands still."""
+        if ask.id != self._asks + 1:
+            raise WireError("an ask out of turn")
+        self._asks = ask.id
+        begun, deadline = time.monotonic(), self.deadline
+        self.deadline = None
+        frame = self._wire.encode(answer(ask))
+        if deadline is not None:
+            self._run_until(deadline + time.monotonic() - begun)
+        self._wire.send(frame)
+
+    def _death(self, sent: int) -> Exception:
+        unread = self._wire.unread_since(sent)
         self.kill(self.ended or "")
         self.wait()
         if self.ended == TIMEOUT:
-            return self._fault(PluginTimeout, f"took longer than {self.limits.call_timeout:g} s (call_timeout)")
+            return self.fault(PluginTimeout, f"took longer than {self.limits.call_timeout:g} s (call_timeout)")
         if self.ended == UNCOVERED:
-            return self._fault(PluginCrashed, _UNCOVERED_TEXT)
+            return self.fault(PluginCrashed, _UNCOVERED_TEXT)
         if self.ended == CLOSED:
             return HostError("the plugin was closed during the call")
         if self.ended:
-            return self._fault(ResourceLimitExceeded, f"exceeded its limit of {self.ended}", limit=self.ended)
+            return self.fault(ResourceLimitExceeded, f"exceeded its limit of {self.ended}", limit=self.ended)
         if self.signal == _CPU_SIGNAL:
-            return self._fault(ResourceLimitExceeded, "exceeded its limit of cpu_time", limit="cpu_time")
-        crash = self._fault(PluginCrashed, f"died during the call ({self.obituary()})")
+            return self.fault(ResourceLimitExceeded, "exceeded its limit of cpu_time", limit="cpu_time")
+        crash = self.fault(PluginCrashed, f"died during the call ({self.obituary()})")
         return Undelivered(crash) if unread else crash
-
-    def _fault(self, kind: Callable[..., _E], text: str, **fields: object) -> _E:
-        self.drain_output()
-        return kind(
-            text,
-            pid=self.pid,
-            exit_code=self.exit_code,
-            signal=self.signal,
-            stderr_tail=self._output.tail(),
-            hook=self.hook or None,
-            **fields,
-        )
-
-    # --- what it says beside the wire
-
-    def drain_events(self) -> list[tuple[str, str, bool]]:
-        """The denials on the event pipe by now, as (kind, target, by a deny rule): the plugin's own claims."""
-        with self._lock, contextlib.suppress(OSError):
-            data = os.read(self.events, _CHUNK)
-            found, self._event_rest = messages.events_of(self._event_rest + data)
-            return found if self._proven else []
-        return []
-
-    def drain_refusals(self) -> list[tuple[str, str, bool]]:
-        """What the broker refused by now, as `drain_events` gives it: the broker's own word."""
-        with self._lock, contextlib.suppress(OSError):
-            data = os.read(self.refusals, _CHUNK)
-            found, self._refusal_rest = messages.events_of(self._refusal_rest + data)
-            return found
-        return []
-
-    def drain_output(self) -> None:
-        """Take in what it printed by now."""
-        with self._lock, contextlib.suppress(OSError):
-            self._output.drain(self.output)
-
-    @property
-    def log(self) -> list[str]:
-        """The last lines that it printed, as they came."""
-        return self._output.lines
-
-    def narrow(self, policy: dict[str, Any]) -> None:
-        """Have the broker judge by `policy` from now on; with the broker gone, nothing connects anyway."""
-        if self._broker is not None:
-            with contextlib.suppress(HostError):
-                self._broker.narrow(self._served, policy)
-
-    # --- its end
-
-    @property
-    def usable(self) -> bool:
-        """False once it ended or was told to."""
-        return self.ended is None and self._status is None
-
-    @property
-    def connected(self) -> bool:
-        """False when the broker that it needs is gone: it runs, but what it asks of the network fails."""
-        return self._broker is None or self._broker.alive
-
-    @property
-    def exit_code(self) -> int | None:
-        """Its exit status, once it is reaped and ended by itself."""
-        return (
-            os.waitstatus_to_exitcode(self._status) if self._status is not None and os.WIFEXITED(self._status) else None
-        )
-
-    @property
-    def signal(self) -> int | None:
-        """The signal that ended it, once it is reaped."""
-        return os.WTERMSIG(self._status) if self._status is not None and os.WIFSIGNALED(self._status) else None
-
-    def obituary(self) -> str:
-        """How it ended, in words."""
-        if self.signal is not None:
-            with contextlib.suppress(ValueError):
-                return f"signal {signal.Signals(self.signal).name}"
-        return f"signal {self.signal}" if self.signal else f"exit status {self.exit_code}"
-
-    def kill(self, reason: str) -> None:
-        """SIGKILL to its whole process group. The pid can't be another's: it stays a zombie until it is reaped."""
-        with self._lock:
-            if self._status is not None:
-                return
-            self.ended = self.ended or reason
-            for kill in (os.killpg, os.kill):
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    kill(self.pid, signal.SIGKILL)
-
-    def wait(self) -> None:
-        """Reap it; it must be dead or killed. Idempotent."""
-        with self._lock:
-            if self._status is None:
-                ended(self.pidfd, _REAP_TIMEOUT)
-                try:
-                    self._status = self.process.reap()
-                except HostError:
-                    self._status = signal.SIGKILL  # the spawner is gone, and PDEATHSIG took the worker with it
-
-    def close(self) -> None:
-        """Hang up, wait a moment, kill, reap, and give every descriptor back. Idempotent."""
-        if not self._wire.open:
-            return
-        self._wire.hang_up()
-        if self._status is None:
-            if self.busy or self.ended is not None or not ended(self.pidfd, _GRACE):
-                self.kill(CLOSED)
-            self.ended = self.ended or CLOSED
-            self.wait()
-        self.drain_output()
-        with self._lock:
-            self.abandon()
-
-    def abandon(self) -> None:
-        """Close the descriptors and nothing else: all that a forked child may do."""
-        mine = {self.events, self.output, self.refusals, self.pidfd} - {-1}
-        # Another thread may be about to drain, and a number that is given back soon names something else.
-        self.events = self.output = self.refusals = -1
-        self._wire.abandon()
-        for descriptor in mine:
-            with contextlib.suppress(OSError):
-                os.close(descriptor)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from host.model.events import CallName, PermissionDecision, PermissionName, PluginName, WorkerPid
 from host.model.sanitise import visible
-from sandbox_worker.errors import ABSENT, DROPPED
+from sandbox_worker.errors import ABSENT, DROPPED, NOT_OFFERED
 from sandbox_worker.permissions import ENFORCED_KINDS, RequestError, decide, hint
 
 if TYPE_CHECKING:
@@ -83,6 +83,8 @@ def advice(kind: str, target: str, reason: str) -> str:
         return "a deny rule always wins: only removing it could allow this"
     if reason == DROPPED:
         return "the plugin gave it up; a new PluginHost starts with all that is granted"
+    if reason == NOT_OFFERED:
+        return "it is granted; the application has to offer it, with @plugins.function"
     return hint(kind, target, ENFORCED_KINDS)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import functools
 import logging
 import threading
@@ -15,12 +16,13 @@ from host.model.sanitise import visible
 from host.run.worker import Undelivered, Worker
 from host.service.denials import ALLOWED, Denials, advice, reason_for
 from host.service.dropped import Dropped
+from host.service.functions import LOOP, Asked
 from host.service.proxy import BadHook, check, function
 from host.service.remote_errors import rebuild
 from host.service.turn import Turns
 from sandbox_worker import wire
 from sandbox_worker.errors import DENY_RULE, DROPPED, Unsendable
-from sandbox_worker.messages import DROP, Hook, Result
+from sandbox_worker.messages import DROP, Ask, Hook, Result
 
 if TYPE_CHECKING:
     from host.model.events import PermissionDecision
@@ -62,6 +64,7 @@ class SandboxedPlugin:
         self._logs: list[str] = []
         self._events_lock = threading.Lock()  # who waits for it finds recorded what another thread has drained
         self._dropped = Dropped()
+        self._asked = Asked(self.__name__, owner._functions, self._dropped, self._turn, self._refuse)
         self._denials = Denials(self._identity, owner._tell, owner._stamp)
         self._refused: tuple[tuple[int, int], tuple[str, str, str]] | None = None
         """What the broker refused last: (worker, call), (kind, target, reason)."""
@@ -148,32 +151,43 @@ class SandboxedPlugin:
             except Unsendable as e:
                 text = f"{self.__name__}.{hook}({name}=…): {name}{e.where} is of type {e.type_name}, which can't cross"
                 raise SerializationError(text, plugin=self.__name__, hook=hook) from None
+        if self._turn.nested:
+            with self._turn.nest():
+                return self._outcome(hook, *self._deliver(self._waiting(), hook, arguments, again=True))
         with self._turn:
             try:
-                reply, worker = self._deliver(hook, arguments)
+                reply, worker = self._deliver(None, hook, arguments)
             except Undelivered:  # once: what dies before it reads anything twice is no coincidence
-                reply, worker = self._deliver(hook, arguments, again=True)
-            if reply.denials or worker.refusals >= 0:
-                self._take_events(worker, (worker.call_id, hook))
-            if type(reply) is Result:
-                return reply.value
-            raise self._remote(reply, worker, hook)
+                reply, worker = self._deliver(None, hook, arguments, again=True)
+            return self._outcome(hook, reply, worker)
+
+    def _outcome(self, hook: str, reply: Any, worker: Worker) -> Any:
+        """What a reply says. Called while the worker is still the caller's."""
+        if reply.denials or worker.refusals >= 0:
+            self._take_events(worker, (worker.last_call, hook))
+        if type(reply) is Result:
+            return reply.value
+        raise self._remote(reply, worker, hook)
 
     async def acall(self, hook: str, /, **arguments: Any) -> Any:
         """`call` from a coroutine, on a thread of the loop's executor. Cancelling does not stop a call that runs."""
         import asyncio
 
-        return await asyncio.to_thread(functools.partial(self.call, hook, **arguments))
+        loop, context = asyncio.get_running_loop(), contextvars.copy_context()
+        context.run(LOOP.set, loop)
+        return await loop.run_in_executor(None, context.run, functools.partial(self.call, hook, **arguments))
 
-    def _deliver(self, hook: str, arguments: dict[str, Any], *, again: bool = False) -> tuple[Any, Worker]:
-        """Send the call to a living worker, a new one if need be. Undelivered, unless `again`, where nobody read it."""
+    def _deliver(
+        self, worker: Worker | None, hook: str, arguments: dict[str, Any], *, again: bool = False
+    ) -> tuple[Any, Worker]:
+        """Send the call to `worker`, or a living one. Undelivered, unless `again`, where nobody read it."""
         try:
-            worker = self._live()
+            worker = worker or self._live()
         except HostError as e:
             e.hook = hook
             raise
         try:
-            return worker.call(hook, arguments), worker
+            return worker.call(hook, arguments, self._answer), worker
         except Unsendable as e:
             raise SerializationError(str(e), plugin=self.__name__, hook=hook) from None
         except Undelivered as e:
@@ -182,7 +196,7 @@ class SandboxedPlugin:
             error: HostError = e.crash
         except HostError as e:
             error = e
-        self._take_events(worker, (worker.call_id, hook))
+        self._take_events(worker, (worker.last_call, hook))
         error.plugin, error.hook = self.__name__, hook
         error.args = (f"plugin {self.__name__} {error}",) if isinstance(error, WorkerError) else error.args
         raise error
@@ -194,20 +208,43 @@ class SandboxedPlugin:
             reply.cause is None
             and reply.type_name == "PermissionError"
             and refused is not None
-            and refused[0] == (worker.pid, worker.call_id)
+            and refused[0] == (worker.pid, worker.last_call)
         ):  # one that says nothing, in a call in which the broker refused something: that is its cause
             kind, target, reason = refused[1]
             reply.cause = ("denied", kind, target, "broker")
             hint = advice(kind, target, reason)
         elif reply.cause is not None and reply.cause[0] == "denied":
             _, kind, target, layer = reply.cause
-            reason = DROPPED if self._dropped.covers(kind, target) else reason_for(kind, target, self._effective)
+            if self._dropped.covers(kind, target):
+                reason = DROPPED
+            elif kind == "host":
+                reason = self._asked.reason(target, self._effective)
+            else:
+                reason = reason_for(kind, target, self._effective)
             hint = advice(kind, target, reason)
             if reason == ALLOWED:  # by the host's own rules it is none, whatever the worker calls it
                 reply.cause = None
-            elif layer != "audit_hook":  # the hook reports its own over the event pipe
-                self._denials.add(kind, target, reason, layer, worker.pid, (worker.call_id, hook))
+            elif layer in ("landlock", "seccomp"):  # the others were reported as they were made
+                self._denials.add(kind, target, reason, layer, worker.pid, (worker.last_call, hook))
         return rebuild(reply, self.__name__, hook, worker.pid, hint)
+
+    def _answer(self, ask: Ask) -> list[object]:
+        worker = self._worker
+        return self._asked.answer(ask, self._effective, worker.turn if worker is not None else 0)
+
+    def _refuse(self, function: str, reason: str) -> None:
+        """Record that the plugin asked for a function that it may not call: the host's own word."""
+        worker = self._worker
+        if worker is not None:
+            call = (worker.call_id, worker.hook)
+            self._denials.add("host", function, reason, "broker", worker.pid, call, origin="host")
+
+    def _waiting(self) -> Worker:
+        """The worker that waits for the function which calls. Raises HostError when it ended meanwhile."""
+        worker = self._worker
+        if worker is None or not worker.usable:
+            raise HostError(f"the worker of plugin {self.__name__} ended meanwhile", plugin=self.__name__)
+        return worker
 
     # --- the worker's life
 
@@ -276,7 +313,7 @@ class SandboxedPlugin:
             for kind, target, by_rule in worker.drain_refusals():  # the broker's word: not judged again
                 reason = DROPPED if self._dropped.covers(kind, target) else DENY_RULE if by_rule else "no-rule"
                 self._denials.add(kind, target, reason, "broker", worker.pid, call, origin="host")
-                self._refused = (worker.pid, worker.call_id), (kind, target, reason)
+                self._refused = (worker.pid, call[0]), (kind, target, reason)
             for kind, target, _ in worker.drain_events():
                 if kind.startswith(DROP):
                     self._give_up(kind.removeprefix(DROP), target, worker)

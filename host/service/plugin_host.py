@@ -10,9 +10,9 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar
 
 from host.errors import HostError, ManifestError, Pending, PluginStartError, WorkerError
 from host.model.events import Event, PluginName, WorkerExited, WorkerPid, WorkerStarted
@@ -20,14 +20,17 @@ from host.model.grants import Effective, Grant, effective, requested
 from host.model.links import PlantedLink, resolver
 from host.model.manifest import Manifest, load_manifest
 from host.run import interpreter as interpreters
+from host.service.functions import TIMEOUT, Functions
 from host.service.plugin import SandboxedPlugin
 from host.service.workers import Workers
 from host.store.audit_log import AuditLog, AuditLogBroken
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from host.run.worker import Worker
+
+_F = TypeVar("_F", bound="Callable[..., Any]")
 
 _log: Final = logging.getLogger("host")
 
@@ -74,6 +77,7 @@ class PluginHost:
         self._on_event = on_event
         self._plugins: dict[str, SandboxedPlugin] = {}
         self._writable: set[str] = set()  # by any plugin so far: what one put there outlives it
+        self._functions = Functions()
         self._lock = threading.Lock()
         self._sequence = itertools.count(1)
         self._owner = os.getpid()
@@ -119,6 +123,20 @@ class PluginHost:
             self._forget(plugin)
             raise
         return plugin
+
+    def function(self, name: str, *, timeout: float = TIMEOUT) -> Callable[[_F], _F]:
+        """Decorator: offer a function, plain or async, to plugins whose effective ``host`` permission covers `name`.
+
+        It is called with keyword arguments of plain data and returns plain data; in it the plugin that asked may be
+        called again. What it raises arrives in the plugin as text of a builtin class. A plain one runs on the thread
+        of the plugin's caller; an async one on the loop of `acall`, or one of its own. `timeout`: seconds that one
+        call of a plugin may spend waiting for functions; an async one is cancelled then, a plain one can't be: the
+        plugin's next gets a TimeoutError.
+
+        Raises ValueError for a name that is none or taken, or a timeout that is not positive; TypeError for what can't
+        be called.
+        """
+        return self._functions.offer(name, timeout)
 
     def close(self) -> None:
         """End every worker, the watcher and the spawner. Idempotent; a call that runs is ended with its worker."""

@@ -1,0 +1,241 @@
+"""One worker process as the host holds it: started, listened to beside the wire, killed, reaped.
+
+What is said over the wire is `host.run.worker`'s.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from host.errors import HostError
+from host.run.conversation import Conversation
+from host.run.launch import Bare, Launch, Walled, Watches
+from host.run.output import Output
+from host.run.pidfd import ended
+from sandbox_worker import messages
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from host.model.manifest import Limits
+    from host.run.broker import Broker
+    from host.run.interpreter import Interpreter
+    from host.run.launch import Process
+    from host.run.spawner import Spawner
+
+_E = TypeVar("_E", bound=Exception)
+
+_CHUNK: Final = 1 << 16
+_GRACE: Final = 0.25
+"""Seconds that a worker has to end by itself when it is closed."""
+_REAP_TIMEOUT: Final = 5.0
+"""Seconds that a killed process has to be gone."""
+_CPU_SIGNAL: Final = signal.SIGXCPU
+
+TIMEOUT: Final = "timeout"
+CLOSED: Final = "closed"
+BREACH: Final = "protocol"
+UNCOVERED: Final = "uncovered"
+
+
+def _handle(process: Process) -> int:
+    """A pidfd of a process that was just started, which ends where there is no descriptor left for one."""
+    try:
+        return os.pidfd_open(process.pid)
+    except OSError:
+        os.kill(process.pid, signal.SIGKILL)
+        process.reap()
+        raise
+
+
+def _add_pipes(ours: list[int], theirs: list[int]) -> None:
+    """The ends of a worker's four pipes: calls go to it, replies, events and output come back."""
+    for downwards in (True, False, False, False):
+        read, write = os.pipe2(os.O_CLOEXEC)
+        ours.append(write if downwards else read)
+        theirs.append(read if downwards else write)
+
+
+class WorkerProcess:
+    """The process, its pipes and its end. The watcher drains and kills from its own thread."""
+
+    def __init__(
+        self,
+        launch: Launch,
+        limits: Limits,
+        interpreter: Interpreter,
+        spawner: Spawner | None,
+        watcher: Watches,
+        broker: Broker | None = None,
+    ) -> None:
+        """Start the process; `broker` is for a `launch` with a network.
+
+        Raises OSError (no descriptors left), HostError (the spawner can't), LockdownUnavailable (the broker can't).
+        """
+        self.tier: Final = launch.tier
+        self.limits: Final = limits
+        self.started = time.monotonic()
+        self.hook = ""
+        self.busy = False
+        self.deadline: float | None = self.started + limits.start_timeout
+        self.ended: str | None = None
+        self._output: Final = Output()
+        self._event_rest = self._refusal_rest = b""
+        self._served, self.refusals = 0, -1
+        self._broker: Final = broker
+        self._proven = False  # until READY, refusals on the event pipe are the probes' own
+        self._watcher: Final = watcher
+        self._lock = threading.RLock()  # the watcher and the calling thread both drain, kill and reap
+        self._status: int | None = None
+        ours: list[int] = []
+        theirs: list[int] = []
+        try:
+            _add_pipes(ours, theirs)
+            if broker is not None:
+                self._served, channel, self.refusals = broker.serve(launch.policy, replace=launch.tier == "walled")
+                theirs.append(channel)
+                ours.append(self.refusals)
+            helper = broker.pid if broker is not None else 0
+            self.process = (
+                Walled(spawner, interpreter, launch, theirs, helper) if spawner else Bare(interpreter, launch, theirs)
+            )
+            self.pid: Final = self.process.pid
+            self.pidfd: Final = _handle(self.process)
+        except BaseException:
+            for descriptor in ours:
+                os.close(descriptor)
+            raise
+        finally:
+            for descriptor in theirs:
+                os.close(descriptor)
+        self._wire: Final = Conversation(*ours[:2])
+        self.events, self.output = ours[2:4]
+        os.set_blocking(self.events, False)
+        os.set_blocking(self.output, False)
+
+    # --- what it says beside the wire
+
+    def drain_events(self) -> list[tuple[str, str, bool]]:
+        """The denials on the event pipe by now, as (kind, target, by a deny rule): the plugin's own claims."""
+        with self._lock, contextlib.suppress(OSError):
+            data = os.read(self.events, _CHUNK)
+            found, self._event_rest = messages.events_of(self._event_rest + data)
+            return found if self._proven else []
+        return []
+
+    def drain_refusals(self) -> list[tuple[str, str, bool]]:
+        """What the broker refused by now, as `drain_events` gives it: the broker's own word."""
+        with self._lock, contextlib.suppress(OSError):
+            data = os.read(self.refusals, _CHUNK)
+            found, self._refusal_rest = messages.events_of(self._refusal_rest + data)
+            return found
+        return []
+
+    def drain_output(self) -> None:
+        """Take in what it printed by now."""
+        with self._lock, contextlib.suppress(OSError):
+            self._output.drain(self.output)
+
+    @property
+    def log(self) -> list[str]:
+        """The last lines that it printed, as they came."""
+        return self._output.lines
+
+    def narrow(self, policy: dict[str, Any]) -> None:
+        """Have the broker judge by `policy` from now on; with the broker gone, nothing connects anyway."""
+        if self._broker is not None:
+            with contextlib.suppress(HostError):
+                self._broker.narrow(self._served, policy)
+
+    # --- its end
+
+    @property
+    def usable(self) -> bool:
+        """False once it ended or was told to."""
+        return self.ended is None and self._status is None
+
+    @property
+    def connected(self) -> bool:
+        """False when the broker that it needs is gone: it runs, but what it asks of the network fails."""
+        return self._broker is None or self._broker.alive
+
+    @property
+    def exit_code(self) -> int | None:
+        """Its exit status, once it is reaped and ended by itself."""
+        return (
+            os.waitstatus_to_exitcode(self._status) if self._status is not None and os.WIFEXITED(self._status) else None
+        )
+
+    @property
+    def signal(self) -> int | None:
+        """The signal that ended it, once it is reaped."""
+        return os.WTERMSIG(self._status) if self._status is not None and os.WIFSIGNALED(self._status) else None
+
+    def obituary(self) -> str:
+        """How it ended, in words."""
+        if self.signal is not None:
+            with contextlib.suppress(ValueError):
+                return f"signal {signal.Signals(self.signal).name}"
+        return f"signal {self.signal}" if self.signal else f"exit status {self.exit_code}"
+
+    def kill(self, reason: str) -> None:
+        """SIGKILL to its whole process group. The pid can't be another's: it stays a zombie until it is reaped."""
+        with self._lock:
+            if self._status is not None:
+                return
+            self.ended = self.ended or reason
+            for kill in (os.killpg, os.kill):
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    kill(self.pid, signal.SIGKILL)
+
+    def wait(self) -> None:
+        """Reap it; it must be dead or killed. Idempotent."""
+        with self._lock:
+            if self._status is None:
+                ended(self.pidfd, _REAP_TIMEOUT)
+                try:
+                    self._status = self.process.reap()
+                except HostError:
+                    self._status = signal.SIGKILL  # the spawner is gone, and PDEATHSIG took the worker with it
+
+    def close(self) -> None:
+        """Hang up, wait a moment, kill, reap, and give every descriptor back. Idempotent."""
+        if not self._wire.open:
+            return
+        self._wire.hang_up()
+        if self._status is None:
+            if self.busy or self.ended is not None or not ended(self.pidfd, _GRACE):
+                self.kill(CLOSED)
+            self.ended = self.ended or CLOSED
+            self.wait()
+        self.drain_output()
+        with self._lock:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Close the descriptors and nothing else: all that a forked child may do."""
+        mine = {self.events, self.output, self.refusals, self.pidfd} - {-1}
+        # Another thread may be about to drain, and a number that is given back soon names something else.
+        self.events = self.output = self.refusals = -1
+        self._wire.abandon()
+        for descriptor in mine:
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+
+    def fault(self, kind: Callable[..., _E], text: str, **fields: object) -> _E:
+        """An error of `kind` about this process, with how it ended and what it printed last."""
+        self.drain_output()
+        return kind(
+            text,
+            pid=self.pid,
+            exit_code=self.exit_code,
+            signal=self.signal,
+            stderr_tail=self._output.tail(),
+            hook=self.hook or None,
+            **fields,
+        )

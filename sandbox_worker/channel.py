@@ -1,0 +1,51 @@
+"""The worker's end of the wire: frames in on one pipe, frames out on another, both blocking."""
+
+from __future__ import annotations
+
+import posix
+
+from sandbox_worker import wire
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, Final
+
+CALLS, REPLIES, EVENTS = 3, 4, 5
+"""The worker's descriptors: the spawner puts them there."""
+
+_CHUNK: Final = 1 << 16
+
+
+class Channel:
+    """The worker's end of the wire: blocking, one reader, one writer."""
+
+    __slots__ = ("_encode", "_reader")
+
+    def __init__(self) -> None:
+        self._reader = wire.FrameReader(1 << 31)
+        self._encode = wire.Encoder().encode
+
+    def receive(self, read: Callable[[int, int], bytes] = posix.read) -> Any:
+        """The next message, or None when the host is gone."""
+        body = self._reader.next() if self._reader.pending else None
+        while body is None:
+            data = read(CALLS, _CHUNK)
+            if not data:
+                return None
+            body = self._reader.feed(data)
+        return wire.decode(body, trusted=True)
+
+    def send(self, message: list[object], write: Callable[[int, bytes], int] = posix.write) -> None:
+        """Send one message. Raises Unsendable before a byte is sent, BrokenPipeError when the host is gone."""
+        self.send_frame(self._encode(message), write)
+
+    def encode(self, message: list[object]) -> bytes:
+        """The frame of one message, unsent."""
+        return self._encode(message)
+
+    def send_frame(self, frame: bytes, write: Callable[[int, bytes], int] = posix.write) -> None:
+        """Send a whole frame."""
+        sent = write(REPLIES, frame)
+        while sent < len(frame):
+            sent += write(REPLIES, frame[sent : sent + (1 << 20)])
