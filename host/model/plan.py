@@ -11,7 +11,7 @@ from sandbox_worker.messages import RESOLVE_PREFIX
 from sandbox_worker.permissions import IMPLIED_ENV, SYS_NAMES, UNIX, Rule, decide, path_prefixes, path_verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
     from host.model.grants import Effective
     from host.model.manifest import Limits
@@ -24,6 +24,8 @@ NAMES: Final = "names"
 _LETTERS: Final = {"fs.read": "r", "fs.write": "w"}
 SPECIAL_TREES: Final = ("/proc", "/sys", "/dev")
 """Never reached through a rule for a directory above them."""
+
+_SPECIAL: Final = tuple(f"{tree}/" for tree in SPECIAL_TREES)
 
 SLACK: Final = 64 << 20
 """Private memory, in bytes, that a worker may map beyond its `memory` limit: interpreter, loader, thread stacks. The
@@ -69,9 +71,9 @@ def hook_table(kind: str, effective: Effective, spelled: Iterable[Rule], places:
     deny = _joined(path_prefixes(effective.deny.get(kind, ())))
     if kind == "fs.read":
         hidden = (p for p in places.hidden if path_verdict(p, allow, special, ()) != 1 and not _reaches_into(p, allow))
-        deny += _prefixes(hidden)
-        allow += _prefixes((*places.path, *places.readable))
-        special += _prefixes(places.devices)
+        deny += prefixes(hidden)
+        allow += prefixes((*places.path, *places.readable))
+        special += prefixes(places.devices)
         if NAMES in network(effective):
             special += (RESOLVE_PREFIX,)
     else:
@@ -79,20 +81,21 @@ def hook_table(kind: str, effective: Effective, spelled: Iterable[Rule], places:
     return _unique(allow), _unique(special), _unique(deny)
 
 
-def _reaches_into(folder: str, prefixes: tuple[str, ...]) -> bool:
-    return any(prefix.startswith(folder + "/") for prefix in prefixes)
+def _reaches_into(folder: str, allowed: tuple[str, ...]) -> bool:
+    return any(prefix.startswith(folder + "/") for prefix in allowed)
 
 
 def _joined(pair: tuple[tuple[str, ...], tuple[str, ...]]) -> tuple[str, ...]:
     return pair[0] + pair[1]
 
 
-def _prefixes(paths: Iterable[str]) -> tuple[str, ...]:
-    return tuple(path.rstrip("/") + "/" for path in paths)
+def prefixes(paths: Iterable[str]) -> tuple[str, ...]:
+    """What each path, with a slash at its end, and all paths beneath it begin with."""
+    return tuple([path.rstrip("/") + "/" for path in paths])
 
 
-def _unique(prefixes: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(prefixes))
+def _unique(found: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(found))
 
 
 def kernel_rules(
@@ -109,11 +112,11 @@ def kernel_rules(
     """
     found: dict[str, set[str]] = {}
     for kind, paths in granted_paths(effective, readable).items():
-        deny = denied_paths(effective, kind)
-        all_holes = [*deny, *SPECIAL_TREES]
+        deny = prefixes(denied_paths(effective, kind))
+        holes = deny + _SPECIAL
         for path in paths:
-            holes = deny if _in(path, SPECIAL_TREES) else all_holes
-            for granted, right in _carve(path, _LETTERS[kind], holes, covered, children):
+            own_holes = deny if is_special(path) else holes
+            for granted, right in _carve(path, _LETTERS[kind], own_holes, covered, children):
                 found.setdefault(granted, set()).add(right)
     return [(path, "".join(sorted(rights))) for path, rights in found.items()]
 
@@ -138,15 +141,15 @@ def _path(rule: Rule) -> str:
 def _carve(
     path: str,
     access: str,
-    holes: list[str],
+    holes: tuple[str, ...],
     covered: Collection[str],
     children: Callable[[str], Iterable[str] | None],
 ) -> Iterable[tuple[str, str]]:
-    """`path` without the holes in it; those that are covered may stay in a rule for a folder above."""
-    if _in(path, holes):
-        return
+    """`path` without the holes (prefixes) in it; those that are covered may stay in a rule for a folder above."""
     inside = path.rstrip("/") + "/"
-    if not any(hole.startswith(inside) and hole not in covered for hole in holes):
+    if inside.startswith(holes):
+        return
+    if not any(hole.startswith(inside) and hole[:-1] not in covered for hole in holes):
         yield path, access
         return
     if access == "r":
@@ -162,11 +165,12 @@ def covers(outer: str, inner: str) -> bool:
 
 def reaches(granted: str, path: str) -> bool:
     """Whether a rule for `granted` is about `path` at all, denies left aside."""
-    return covers(granted, path) and (_in(granted, SPECIAL_TREES) or not _in(path, SPECIAL_TREES))
+    return covers(granted, path) and (is_special(granted) or not is_special(path))
 
 
-def _in(path: str, trees: Sequence[str]) -> bool:
-    return path in trees or path.startswith(tuple([tree.rstrip("/") + "/" for tree in trees]))
+def is_special(path: str) -> bool:
+    """Whether `path` is one of the special trees or lies in one."""
+    return f"{path}/".startswith(_SPECIAL)
 
 
 def allows(table: Table, path: str) -> bool:
@@ -183,7 +187,7 @@ def sys_names(effective: Effective) -> list[str]:
 def implied(places: Places, granted: Iterable[str]) -> list[str]:
     """Prefixes of what this worker may read by no rule of its own; `granted` is what of it a `sys` grant opened."""
     opened = set(granted)
-    return list(_prefixes(path for path in (*places.path, *places.readable, *places.devices) if path not in opened))
+    return list(prefixes(path for path in (*places.path, *places.readable, *places.devices) if path not in opened))
 
 
 def texts(rules: Mapping[str, tuple[Rule, ...]]) -> list[list[object]]:
@@ -259,8 +263,8 @@ def resource_limits(limits: Limits) -> dict[str, int]:
 def settings(tables: Mapping[str, Table], places: Places, **fixed: Any) -> dict[str, Any]:
     """The INIT message's map (`sandbox_worker.boot` reads it)."""
     return {
-        "read": [list(prefixes) for prefixes in tables["fs.read"]],
-        "write": [list(prefixes) for prefixes in tables["fs.write"]],
+        "read": [list(found) for found in tables["fs.read"]],
+        "write": [list(found) for found in tables["fs.write"]],
         "path": list(places.path),
         **fixed,
     }

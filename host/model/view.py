@@ -10,7 +10,17 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Final
 
-from host.model.plan import FILE_KINDS, SPECIAL_TREES, covers, denied_paths, granted_paths, kernel_rules, reaches
+from host.model.plan import (
+    FILE_KINDS,
+    SPECIAL_TREES,
+    covers,
+    denied_paths,
+    granted_paths,
+    is_special,
+    kernel_rules,
+    prefixes,
+    reaches,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -44,9 +54,18 @@ def walled_rules(effective: Effective, readable: Sequence[str], files: FileSyste
     paths = granted_paths(effective, readable)
     found = {hole: _cover(hole, effective, paths) for hole in denied(effective) if files.exists(hole)}
     covered = {hole: access for hole, access in found.items() if access is not None}
+    written = prefixes(paths["fs.write"])
+    special = prefixes(filter(is_special, paths["fs.write"]))
+    unwritten = prefixes(denied_paths(effective, "fs.write"))
+
+    def widened(path: str, access: str) -> str:
+        """With "w" where a grant around allows writing here too: a mount hides the one around it."""
+        inside = path.rstrip("/") + "/"
+        granted = inside.startswith(special if is_special(path) else written) and not inside.startswith(unwritten)
+        return "".join(sorted({*access, "w"})) if granted else access
+
     rules = [
-        (path, "".join(sorted({*access, *_written(path, effective, paths)})))
-        for path, access in kernel_rules(effective, readable, files.children, covered)
+        (path, widened(path, access)) for path, access in kernel_rules(effective, readable, files.children, covered)
     ]
     whole = "/" in (*paths["fs.read"], *paths["fs.write"])
     trees = [(tree, HIDDEN) for tree in SPECIAL_TREES if whole and tree not in dict(rules)]
@@ -72,12 +91,6 @@ def _cover(hole: str, effective: Effective, paths: dict[str, list[str]]) -> str 
         return None
     readable = any(reaches(path, hole) for path in paths["fs.read"])
     return "r" if readable and not any(covers(path, hole) for path in denied_paths(effective, "fs.read")) else HIDDEN
-
-
-def _written(path: str, effective: Effective, paths: dict[str, list[str]]) -> str:
-    """A mount hides the one around it: "w" where a grant around `path` allows writing here too."""
-    granted = any(reaches(around, path) for around in paths["fs.write"])
-    return "w" if granted and not any(covers(hole, path) for hole in denied_paths(effective, "fs.write")) else ""
 
 
 def _links_on(path: str, readlink: Callable[[str], str | None]) -> Iterator[tuple[str, str]]:

@@ -244,7 +244,8 @@ class Workers:
             result_size=effective.limits.result_size,
             network=plan.network_tables(effective, sockets) if network else {},
         )
-        texts = [rule.text for rules in spelled.values() for rule in rules]
+        known = {rule.text for kind in plan.FILE_KINDS for rule in effective.allow.get(kind, ())}
+        texts = [rule.text for rules in spelled.values() for rule in rules if rule.text not in known]  # may have links
         return Launch(
             tier=self.tier,
             settings=settings,
