@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import collections
+import functools
 import itertools
 import logging
 import os
@@ -179,15 +180,16 @@ class PluginHost:
             implied += [("fs.read", folder) for folder in interpreters.site_packages()]
         requests = requested(manifest, variables, implied)
         asked = (request.target for request in requests if request.kind == "fs.write" and request.target != "*")
-        writable = {*self._writable, variables["data"], *map(os.path.realpath, asked)}
+        readlink = functools.cache(_readlink)
         try:
+            writable = {*self._writable, variables["data"], *map(resolver((), readlink), asked)}
             found = effective(
                 manifest,
                 requests,
                 self._grant_for(manifest),
                 self._ceiling,
                 variables,
-                resolver(writable, _readlink),
+                resolver(writable, readlink),
             )
         except PlantedLink as e:
             raise PluginStartError(f"plugin {manifest.name} is not started: {e}", plugin=manifest.name) from None
