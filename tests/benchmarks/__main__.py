@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import sys
+import tempfile
+from pathlib import Path
 
-from tests.benchmarks import call, connect, many, memory, start
+from tests.benchmarks import call, connect, files, many, memory, peers, rules, start
 
 _RUNS = 3
+_INSTALL = "--install-peers"
 
 
 def main() -> None:
     """Print a row per figure: the ratio, its target, and the medians behind it. Best of three runs of medians."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=main.__doc__)
+    parser.add_argument(_INSTALL, action="store_true", help="install Deno and Node for this run, with pip")
+    with tempfile.TemporaryDirectory() as folder:
+        if parser.parse_args().install_peers:
+            peers.install(Path(folder))
+        _print_all()
+
+
+def _print_all() -> None:
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     print(f"Python {platform.python_version()}, Linux {platform.release()}, one CPU, best of {_RUNS} runs of medians\n")
     print("| figure | ratio or size | wanted | medians |\n| --- | --- | --- | --- |")
-    for module in (start, call, connect, memory, many):
+    for module in (start, rules, files, call, connect, memory, many, peers):
         for row in module.rows(_RUNS):
             print("| " + " | ".join(row) + " |", flush=True)
 

@@ -49,11 +49,11 @@ measure = "connect_plugin:measure"
 
 def rows(runs: int) -> Iterator[tuple[str, str, str, str]]:
     """Two rows: sockets that block, and sockets with a timeout, which Python makes non-blocking."""
-    with tempfile.TemporaryDirectory() as folder, _listener() as port:
+    with tempfile.TemporaryDirectory() as folder, listener() as port:
         Path(folder, "connect_plugin.py").write_text(_SOURCE)
         Path(folder, "plughold.toml").write_text(_MANIFEST.format(port=port))
         for what, timeout in (("blocking", None), ("with a timeout", 5.0)):
-            pairs = [_measure(folder, port, timeout) for _ in range(runs)]
+            pairs = [measure(folder, port, timeout) for _ in range(runs)]
             plain, ours = (min(side) for side in zip(*pairs, strict=True))  # each side at its quietest
             yield (
                 f"`socket.connect()`, {what}, in a worker : in plain Python",
@@ -63,7 +63,7 @@ def rows(runs: int) -> Iterator[tuple[str, str, str, str]]:
             )
 
 
-def _measure(folder: str, port: int, timeout: float | None) -> tuple[float, float]:
+def measure(folder: str, port: int, timeout: float | None) -> tuple[float, float]:
     """The best medians of some rounds, in seconds: (plain Python, a worker)."""
     code = f"{_SOURCE}\nimport sys\nprint(measure({port}, {_CONNECTS}, {timeout}))"
     command = [interpreter.find().executable, "-I", "-S", "-c", code]
@@ -77,7 +77,7 @@ def _measure(folder: str, port: int, timeout: float | None) -> tuple[float, floa
 
 
 @contextlib.contextmanager
-def _listener() -> Iterator[int]:
+def listener() -> Iterator[int]:
     """A listener that takes every connection and closes it; gives its port."""
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
 

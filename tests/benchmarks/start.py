@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import host
 from host.run import interpreter
 from tests.benchmarks.plugin import manifest
+from tests.benchmarks.ratios import ratio
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,15 +28,9 @@ def rows(runs: int) -> Iterator[tuple[str, str, str, str]]:
     for tier, wanted in zip(_TIERS, ("≤ 2.4", "-"), strict=True):
         if tier in measured[0]:
             what = f"worker in tier {tier}, `load()` to first reply : `python -I -S -c pass`"
-            yield _row(what, measured, tier, "bare", wanted)
+            yield ratio(what, measured, tier, "bare", wanted)
     if "walled" in measured[0]:
-        yield _row("the same, tier walled : tier confined", measured, "walled", "confined", "≤ 1.3")
-
-
-def _row(what: str, measured: list[dict[str, float]], ours: str, other: str, wanted: str) -> tuple[str, str, str, str]:
-    best = min(measured, key=lambda run: run[ours] / run[other])
-    medians = f"{best[ours] * 1e3:.1f} : {best[other] * 1e3:.1f} ms"
-    return what, f"{best[ours] / best[other]:.2f}", wanted, medians
+        yield ratio("the same, tier walled : tier confined", measured, "walled", "confined", "≤ 1.3")
 
 
 def measure() -> dict[str, float]:

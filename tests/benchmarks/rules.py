@@ -1,0 +1,85 @@
+"""What a hundred granted folders cost at the start of a worker, against one, tier by tier."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import host
+from tests.benchmarks.ratios import difference
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.benchmarks.ratios import Row
+
+_ROUNDS, _WARM, _RULES = 30, 3, 100
+_TIERS = ("confined", "walled")
+_MANIFEST = """\
+schema = 1
+[plugin]
+name = "rules{number}"
+version = "1"
+project = "bench"
+[permissions]
+fs.read = {folders}
+[functions]
+echo = "rules_plugin:echo"
+"""
+_numbers = itertools.count()
+
+
+def rows(runs: int) -> Iterator[Row]:
+    """Two rows per tier that is reached: with the manifest's reading and the first decision, and without."""
+    measured = [measure() for _ in range(runs)]
+    for tier in _TIERS:
+        for way, shown in (("load", "`load()`"), ("restart", "`restart()`")):
+            if f"{tier} {way} 1" in measured[0]:
+                what = f"{_RULES} granted folders, {shown} to first reply in tier {tier} : one"
+                yield difference(what, measured, f"{tier} {way} {_RULES}", f"{tier} {way} 1", "≤ 1.5 ms")
+
+
+def measure() -> dict[str, float]:
+    """Median seconds from `load()` and from `restart()` to the first reply, by tier and number of folders, in turn."""
+    found: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
+        folders = [str(Path(name).resolve() / "granted" / str(number)) for number in range(_RULES)]
+        for folder in folders:
+            Path(folder).mkdir(parents=True)
+        hosts = {}
+        for tier in _TIERS:
+            with contextlib.suppress(host.LockdownUnavailable):
+                hosts[tier] = stack.enter_context(host.PluginHost("bench", grants="requested", tier=tier))
+        for _ in range(_ROUNDS + _WARM):
+            for (tier, plugins), granted in itertools.product(hosts.items(), (folders[:1], folders)):
+                loaded, restarted = _start_twice(plugins, _manifest(Path(name), granted))
+                found.setdefault(f"{tier} load {len(granted)}", []).append(loaded)
+                found.setdefault(f"{tier} restart {len(granted)}", []).append(restarted)
+    return {side: statistics.median(times[_WARM:]) for side, times in found.items()}
+
+
+def _manifest(folder: Path, granted: list[str]) -> Path:
+    (folder / "rules_plugin.py").write_text("def echo(value):\n    return value\n")
+    number = next(_numbers)
+    path = folder / f"rules{number}.toml"
+    path.write_text(_MANIFEST.format(number=number, folders=json.dumps(granted)))
+    return path
+
+
+def _start_twice(plugins: host.PluginHost, path: Path) -> tuple[float, float]:
+    begin = time.perf_counter()
+    plugin = plugins.load(path)
+    plugin.call("echo", value=1)
+    loaded = time.perf_counter() - begin
+    begin = time.perf_counter()
+    plugin.restart()
+    plugin.call("echo", value=1)
+    restarted = time.perf_counter() - begin
+    plugin.close()
+    return loaded, restarted

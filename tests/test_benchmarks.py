@@ -1,0 +1,43 @@
+"""The benchmarks run, each with tiny counts: what they print is not judged here."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.benchmarks import ratios
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+MODULES = ("start", "rules", "files", "call", "connect", "memory", "many", "peers")
+COUNTS = {"_ROUNDS": 1, "_WARM": 0, "_OPENS": 2, "_CONNECTS": 2, "_CALLS": 2, "_SLOW_CALLS": 1, "_RULES": 3, "_MANY": 3, "_FEW": 2}
+
+
+@pytest.fixture(params=MODULES)
+def benchmark(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    module = importlib.import_module(f"tests.benchmarks.{request.param}")
+    for name, count in COUNTS.items():
+        if hasattr(module, name):
+            monkeypatch.setattr(module, name, count)
+    return module
+
+
+def test_each_gives_rows_of_four_texts(benchmark: ModuleType) -> None:
+    rows = list(benchmark.rows(1))
+    assert rows
+    assert all(len(row) == 4 and all(type(text) is str for text in row) for row in rows)
+
+
+def test_a_peer_that_is_not_there_has_a_row_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    peers = importlib.import_module("tests.benchmarks.peers")
+    monkeypatch.setattr(peers.shutil, "which", lambda _name: None)
+    assert [row[3] for row in peers.rows(1)] == ["not installed", "not installed"]
+
+
+def test_the_best_run_is_shown_with_its_own_medians() -> None:
+    runs = [{"a": 0.004, "b": 0.002}, {"a": 0.003, "b": 0.002}]
+    assert ratios.ratio("what", runs, "a", "b", "≤ 2") == ("what", "1.50", "≤ 2", "3.0 : 2.0 ms")
+    assert ratios.difference("what", runs, "a", "b", "-") == ("what", "+1.00 ms", "-", "3.0 : 2.0 ms")
