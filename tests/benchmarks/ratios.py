@@ -1,4 +1,4 @@
-"""Rows of the table: of several runs the one with the best ratio, with both medians of that run."""
+"""Rows of the table: of several runs the quietest, in which both sides together took least, with its medians."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _UNITS = {"ms": 1e3, "µs": 1e6}
 
 def ratio(what: str, runs: Sequence[Run], ours: str, other: str, wanted: str, *, unit: str = "ms") -> Row:
     """`ours` : `other`, by their names in each run, which maps names to medians in seconds."""
-    best = min(runs, key=lambda run: run[ours] / run[other])
+    best = min(runs, key=lambda run: run[ours] + run[other])
     return what, f"{best[ours] / best[other]:.2f}", wanted, _medians(best, ours, other, unit)
 
 
 def difference(what: str, runs: Sequence[Run], more: str, less: str, wanted: str, *, unit: str = "ms") -> Row:
-    """`more` less `less`, of the run in which that is smallest."""
-    best = min(runs, key=lambda run: run[more] - run[less])
-    return what, f"+{(best[more] - best[less]) * _UNITS[unit]:.2f} {unit}", wanted, _medians(best, more, less, unit)
+    """`more` less `less`, each as in `ratio`."""
+    best = min(runs, key=lambda run: run[more] + run[less])
+    return what, f"{(best[more] - best[less]) * _UNITS[unit]:+.2f} {unit}", wanted, _medians(best, more, less, unit)
 
 
 def _medians(run: Run, one: str, other: str, unit: str) -> str:
