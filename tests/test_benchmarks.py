@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import resource
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,19 +11,24 @@ import pytest
 from tests.benchmarks import ratios
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import ModuleType
 
 MODULES = ("start", "rules", "files", "call", "connect", "memory", "many", "peers")
-COUNTS = {"_ROUNDS": 1, "_WARM": 0, "_OPENS": 2, "_CONNECTS": 2, "_CALLS": 2, "_SLOW_CALLS": 1, "_RULES": 3, "_MANY": 3, "_FEW": 2}
+COUNTS = {
+    "_ROUNDS": 1, "_WARM": 0, "_OPENS": 2, "_CONNECTS": 2, "_CALLS": 2, "_SLOW_CALLS": 1, "_RULES": 3, "_MANY": 3, "_FEW": 2,
+}  # fmt: skip
 
 
 @pytest.fixture(params=MODULES)
-def benchmark(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def benchmark(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)  # which one of them raises
     module = importlib.import_module(f"tests.benchmarks.{request.param}")
     for name, count in COUNTS.items():
         if hasattr(module, name):
             monkeypatch.setattr(module, name, count)
-    return module
+    yield module
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_each_gives_rows_of_four_texts(benchmark: ModuleType) -> None:
