@@ -1,8 +1,8 @@
 """Mounts by descriptor: the file system calls of Linux 5.2 and mount_setattr(2) of 5.12, as thin as possible.
 
-Any kernel with Landlock (5.13) has them all, so nothing here falls back. With them a mount can be restricted before it is
-in its place, and no path is resolved twice.
-Every function raises OSError with the name of the call as its `filename`.
+Any kernel with Landlock (5.13) has them all, so nothing here falls back. With them a mount can be restricted before it
+is in its place, and no path is resolved twice. Every function raises OSError with the name of the call as its
+`filename`.
 """
 
 from __future__ import annotations
