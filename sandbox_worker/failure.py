@@ -63,6 +63,8 @@ def _arguments(error: BaseException) -> list[object]:
     given = error.args
     if isinstance(error, OSError) and error.filename is not None and len(given) == 2:
         given = (*given, error.filename)
+        if error.filename2 is not None:
+            given = (*given, None, error.filename2)  # the third of them is Windows's
     arguments: list[object] = []
     for item in given[: messages.ARGUMENTS_LIMIT] if type(given) is tuple else ():
         kind = type(item)

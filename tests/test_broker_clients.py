@@ -108,7 +108,7 @@ def test_a_client_reaches_what_is_granted_and_fails_cleanly_elsewhere(
     readable = [[os.path.realpath(path), "r"] for path in (packages, sys.base_prefix)]
     network = Network(replace=variant == "addfd")
     try:
-        need(network.broker.variant, "seccomp notifications")
+        need(network.broker.abilities[0], "seccomp notifications")
         granted, other = servers
         rules = tuple(f"{host}:{granted.port}" for host in ("127.0.0.1", "localhost"))
         for server, good in ((granted, True), (other, False)):

@@ -41,8 +41,9 @@ def serve(path):
 def network(request: pytest.FixtureRequest) -> Iterator[Network]:
     made = Network(replace=request.param == "addfd")
     try:
-        need(made.broker.variant, "seccomp notifications")
-        need(made.replace or made.broker.variant == "pidfd_getfd", "pidfd_getfd")
+        variant, _ = made.broker.abilities
+        need(variant, "seccomp notifications")
+        need(made.replace or variant == "pidfd_getfd", "pidfd_getfd")
         need(made.spawner.ready["seccomp"], "seccomp")
         yield made
     finally:

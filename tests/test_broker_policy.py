@@ -99,13 +99,24 @@ def test_exact_names_are_those_that_can_be_listed() -> None:
 
 
 def test_a_policy_crosses_as_rows() -> None:
-    made = policy_of({"layers": [[[CONNECT, "db.internal:5432", True]]], "deny": [[CONNECT, "10.0.0.0/8", False]]})
+    wanted = {
+        "layers": [[[CONNECT, "db.internal:5432", True]]],
+        "deny": [[CONNECT, "10.0.0.0/8", False], ["fs.read", "/srv/a", False]],
+        "writes": [["fs.write", "/srv", False]],
+    }
+    made = policy_of(wanted)
     assert made.judge(CONNECT, LOOPBACK, 5432, ["db.internal"]) == ALLOWED
     assert made.judge(CONNECT, bytes((10, 0, 0, 1)), 5432, ["db.internal"]) == DENY_RULE
+    assert [made.judge_write(path) for path in ("/srv/b", "/srv/a/b", "/srvs")] == [ALLOWED, DENY_RULE, NO_RULE]
 
 
 @pytest.mark.parametrize(
-    "wanted", [{"layers": [], "deny": []}, {"layers": [[["net.connect", "a b", False]]], "deny": []}]
+    "wanted",
+    [
+        {"layers": [], "deny": [], "writes": []},
+        {"layers": [[["net.connect", "a b", False]]], "deny": [], "writes": []},
+        {"layers": [[]], "deny": [], "writes": [["fs.write", "a", False]]},
+    ],
 )
 def test_a_policy_that_makes_no_sense_is_refused(wanted: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"legal|layers"):

@@ -9,7 +9,7 @@ import pytest
 from host.errors import CeilingExceeded, GrantError, ManifestError, Pending
 from host.model.grants import Effective, Grant, effective, requested
 from host.model.manifest import load_manifest
-from host.model.plan import network, network_policy, network_tables
+from host.model.plan import broker_policy, network, network_tables
 from sandbox_worker.permissions import parse_rule
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def test_the_policy_has_a_layer_for_the_request_the_grant_and_the_ceiling(tmp_pa
         Grant({"net.connect": ["*"], "net.listen": ["*"]}),
         Grant({"net.connect": ["*.example"], "net.listen": ["127.0.0.0/8"]}),
     )
-    policy = network_policy(found)
+    policy = broker_policy(found)
     assert [[row[1] for row in layer] for layer in policy["layers"]] == [
         ["a.example:443", "127.0.0.1:80"], ["*", "*"], ["*.example", "127.0.0.0/8"],
     ]  # fmt: skip
@@ -71,7 +71,7 @@ def test_the_policy_has_a_layer_for_the_request_the_grant_and_the_ceiling(tmp_pa
 
 
 def test_what_is_granted_without_bounds_is_one_layer(tmp_path: Path) -> None:
-    assert len(network_policy(decided(tmp_path, 'net.connect = ["a.example"]\n', None))["layers"]) == 1
+    assert len(broker_policy(decided(tmp_path, 'net.connect = ["a.example"]\n', None))["layers"]) == 1
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_a_unix_socket_is_requested_behind_a_variable_and_by_path(tmp_path: Path
     assert [rule.text for rule in found.allow["net.connect"]] == ["unix:/d/s"]
     assert [rule.text for rule in found.allow["net.listen"]] == ["unix:/run/x"]
     assert network(found) == ("connect", "listen", "unix")
-    assert network_policy(found)["layers"] == [
+    assert broker_policy(found)["layers"] == [
         [["net.connect", "unix:/d/s", False], ["net.listen", "unix:/run/x", False]]
     ]
 

@@ -22,6 +22,7 @@ def test_a_machine_without_a_table_has_nothing_and_says_so(monkeypatch: pytest.M
         "landlock_abi": 0,
         "seccomp": False,
         "namespaces": False,
+        "notifications": False,
         "machine": "riscv64",
         "arch_supported": False,
         "missing": ["no table of system calls for this machine: riscv64"],

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sandbox_worker.walls import profile
-from sandbox_worker.walls.bpf import ALLOW, KILL_PROCESS, MAX_INSTRUCTIONS
+from sandbox_worker.walls.bpf import ALLOW, KILL_PROCESS, MAX_INSTRUCTIONS, NOTIFY
 from sandbox_worker.walls.bpf_interpreter import simulate
 from sandbox_worker.walls.profile import EACCES, EINVAL, ENOPROTOOPT, ENOSYS, ENOTSUP, ENOTTY, EPERM, PRETEND
 from sandbox_worker.walls.syscalls import ARCHITECTURES
@@ -27,6 +27,9 @@ _FILTERS: Final = {
     for machine, abi in product(TABLES, (None, 1, 2, 3, NEWEST))
 }
 
+_UNJUDGED: Final = {
+    machine: profile.worker_filter(ARCHITECTURES[machine], NEWEST, unjudged=True).patch(SLOTS) for machine in TABLES
+}
 _WITH_METADATA: Final = {
     machine: profile.worker_filter(ARCHITECTURES[machine], NEWEST, metadata=True).patch(SLOTS) for machine in TABLES
 }
@@ -55,7 +58,7 @@ def test_every_call_that_the_profile_does_not_name_is_enosys(machine: str) -> No
 
 
 @both
-@pytest.mark.parametrize("action", [ALLOW, EPERM, EACCES, ENOSYS, PRETEND, ENOTSUP])
+@pytest.mark.parametrize("action", [ALLOW, EPERM, EACCES, ENOSYS, ENOTSUP])
 def test_every_call_with_one_answer_gets_it(machine: str, action: int) -> None:
     existing = [name for name in names_of(action) if name in ARCHITECTURES[machine].numbers]
     assert existing
@@ -239,8 +242,32 @@ def test_openat2_sends_callers_back_to_openat(machine: str) -> None:
 
 @both
 @pytest.mark.parametrize("call", ["fchmod", "fchmodat", "fchmodat2", "fchown", "fchownat", "utimensat"])
-def test_changes_of_metadata_succeed_without_effect(machine: str, call: str) -> None:
-    assert decide(machine, call) == PRETEND
+def test_changes_of_metadata_are_refused_and_without_a_judge_succeed_without_effect(machine: str, call: str) -> None:
+    assert decide(machine, call) == EACCES
+    architecture = ARCHITECTURES[machine]
+    assert simulate(_UNJUDGED[machine], architecture.numbers[call], [], architecture.audit) == PRETEND
+
+
+@both
+@pytest.mark.parametrize("operation", [1, 2, 5, 6, 8, 12, 1 << 32 | 8])
+def test_a_lock_is_refused_and_without_a_judge_taken_and_always_given_up(machine: str, operation: int) -> None:
+    architecture = ARCHITECTURES[machine]
+    number, unlocks = architecture.numbers["flock"], operation & 8
+    assert decide(machine, "flock", 3, operation) == (ALLOW if unlocks else ENOSYS)
+    assert simulate(_UNJUDGED[machine], number, [3, operation], architecture.audit) == ALLOW
+    asked = profile.worker_filter(architecture, NEWEST, ("locks",)).patch(SLOTS)
+    assert simulate(asked, number, [3, operation], architecture.audit) == (ALLOW if unlocks else NOTIFY)
+
+
+@both
+def test_a_broker_is_asked_about_metadata_but_not_about_set_uid(machine: str) -> None:
+    architecture = ARCHITECTURES[machine]
+    asked = profile.worker_filter(architecture, NEWEST, ("metadata",)).patch(SLOTS)
+    for call in profile.METADATA.split():
+        if call in architecture.numbers:
+            assert simulate(asked, architecture.numbers[call], [0] * 6, architecture.audit) == NOTIFY
+    assert simulate(asked, architecture.numbers["fchmod"], [3, 0o4755], architecture.audit) == EPERM
+    assert simulate(asked, architecture.numbers["socket"], [2, 1, 0], architecture.audit) == EACCES
 
 
 @both

@@ -12,10 +12,11 @@ import pytest
 from sandbox_worker.walls import profile
 from sandbox_worker.walls.bpf import ALLOW, MAX_INSTRUCTIONS, NOTIFY
 from sandbox_worker.walls.bpf_interpreter import simulate
-from sandbox_worker.walls.profile import EACCES, ENOPROTOOPT, EPERM, NETWORK
+from sandbox_worker.walls.profile import BROKERED, EACCES, ENOPROTOOPT, EPERM
 from sandbox_worker.walls.syscalls import ARCHITECTURES
 
 SLOTS: Final = {"pid": 4242, "path": 1 << 40, "argv": 2 << 40, "envp": 3 << 40}
+NETWORK: Final = BROKERED[:4]
 GRANTS: Final = list(chain.from_iterable(combinations(NETWORK, size) for size in range(len(NETWORK) + 1)))
 STREAM, DGRAM, RAW = socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_RAW
 

@@ -39,6 +39,7 @@ class Fake:
         self.killed = threading.Event()
         self.reason = ""
         self.refusals = -1
+        self.broker = None
 
     @property
     def usable(self) -> bool:

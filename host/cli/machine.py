@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import importlib.metadata
@@ -95,10 +96,11 @@ def abilities() -> dict[str, Any]:
 def _network() -> dict[str, Any]:
     try:
         broker = Broker(interpreters.find())
+        with contextlib.closing(broker):
+            variant, missing = broker.abilities
     except HostError as error:
         return {"variant": "", "missing": [str(error)]}
-    broker.close()
-    return {"variant": broker.variant, "missing": list(broker.missing)}
+    return {"variant": variant, "missing": list(missing)}
 
 
 def prove(tier: str) -> Proof:
@@ -170,11 +172,13 @@ def layers(found: Mapping[str, Any], proof: Proof) -> list[Layer]:
 
 
 def _broker(network: Mapping[str, Any]) -> Layer:
-    """What holds network grants; a plugin without one needs none of it."""
-    holds, lacks = "net.connect and net.listen, by address, name and port", "; ".join(network["missing"])
+    """What holds network grants, metadata and locks; a plugin without a grant for such needs none of it."""
+    holds = "net.connect and net.listen, by address, name and port; chmod, utime and flock, inside write grants"
+    lacks = "; ".join(network["missing"])
     if network["variant"]:
         return Layer("broker", "present", f"{holds} ({network['variant']}{f': {lacks}' if lacks else ''})")
-    return Layer("broker", "missing", holds, lacks)
+    without = "without it chmod and utime report success and do nothing below walled, and flock is not held"
+    return Layer("broker", "missing", holds, f"{lacks}; {without}")
 
 
 def _why_no_namespaces(found: Mapping[str, Any]) -> str:

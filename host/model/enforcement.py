@@ -61,7 +61,7 @@ ROWS: Final = (
         Cell(_BOTH, "Landlock"),
         _HOOKED,
         _HOOKED,
-        "a shared lock (flock) on a readable file; a grant of a single file follows the file, not the name",
+        "a shared lock of fcntl(2) on a readable file; a grant of a single file follows the file, not the name",
     ),
     _row(
         "fs.write",
@@ -92,10 +92,19 @@ ROWS: Final = (
     _row(
         "chmod, utime",
         Cell(_BOTH, "they work inside write grants"),
-        Cell(_BOTH, "nothing happens, success is reported"),
-        Cell(_BOTH, "nothing happens, success is reported"),
+        Cell(_BOTH, "the broker makes them inside write grants"),
+        Cell(_BOTH, "as confined"),
         _HOOKED,
-        "extended attributes are not supported in any tier with seccomp; nothing is made set-uid, nothing given away",
+        "extended attributes are not supported in any tier with seccomp; nothing is made set-uid, nothing given away; "
+        "without seccomp notifications confined and filtered report success inside write grants and do nothing",
+    ),
+    _row(
+        "flock",
+        Cell((KERNEL,), "the broker takes them inside write grants"),
+        Cell((KERNEL,), "as walled"),
+        Cell((KERNEL,), "as walled"),
+        Cell((), "not held"),
+        "inside write grants a plugin may keep others waiting; in containers native code may win a race for any lock",
     ),
     _row(
         "net.connect",

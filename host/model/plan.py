@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 FILE_KINDS: Final = ("fs.read", "fs.write")
 NET_KINDS: Final = ("net.connect", "net.listen")
 NAMES: Final = "names"
+FILES_BROKERED: Final = frozenset(("metadata", "locks"))
 _LETTERS: Final = {"fs.read": "r", "fs.write": "w"}
 SPECIAL_TREES: Final = ("/proc", "/sys", "/dev")
 """Never reached through a rule for a directory above them."""
@@ -121,6 +122,18 @@ def kernel_rules(
     return [(path, "".join(sorted(rights))) for path, rights in found.items()]
 
 
+def begins_later(effective: Effective, rules: Iterable[tuple[str, str]], path: str) -> bool:
+    """Whether a rule allows something at `path` that none of the `rules` of `kernel_rules` does: as a rule can't name
+    what was not there at the start, a new entry beside a denied one."""
+    at_start = tuple(rules)
+    return any(
+        decide(kind, effective.allow.get(kind, ()), effective.deny.get(kind, ()), path).allowed
+        and not any(covers(denied, path) for denied in denied_paths(effective, kind))
+        and not any(letter in access and covers(granted, path) for granted, access in at_start)
+        for kind, letter in _LETTERS.items()
+    )
+
+
 def granted_paths(effective: Effective, readable: Iterable[str]) -> dict[str, list[str]]:
     """The allowed paths of each file kind before any deny, with what else is readable unasked."""
     found = {kind: [_path(rule) for rule in effective.allow.get(kind, ())] for kind in FILE_KINDS}
@@ -208,7 +221,7 @@ def environment(effective: Effective, available: Mapping[str, str], tmp: str | N
 
 
 def network(effective: Effective) -> tuple[str, ...]:
-    """What of the network the broker answers for the plugin (`walls.profile.NETWORK`); nothing without a grant."""
+    """What of the network the broker answers for the plugin (`walls.profile.BROKERED`); nothing without a grant."""
     connect, listen = (effective.allow.get(kind, ()) for kind in NET_KINDS)
     named = any(not rule.pattern.stem.startswith(("4:", "6:", UNIX)) for rule in connect)
     unix = any(rule.pattern.stem.startswith(UNIX) for rule in (*connect, *listen))
@@ -216,16 +229,28 @@ def network(effective: Effective) -> tuple[str, ...]:
     return tuple(name for name, rules in wanted if rules)
 
 
-def network_policy(effective: Effective) -> dict[str, Any]:
-    """The broker's rules for the plugin: request, grant and ceiling each for itself, as an address shows what a text
-    does not (`sandbox_worker.broker.policy`)."""
+def brokered(effective: Effective, tier: str) -> tuple[str, ...]:
+    """All that the broker answers for the plugin at `tier`: the network, and for a plugin that may write, locks, and
+    metadata where no mount holds it."""
+    writes = tier != "hooked" and bool(effective.allow.get("fs.write"))
+    files = FILES_BROKERED - ({"metadata"} if tier == "walled" else set())
+    return (*network(effective), *(sorted(files) if writes else ()))
+
+
+def broker_policy(effective: Effective) -> dict[str, Any]:
+    """The broker's rules for the plugin (`sandbox_worker.broker.policy`): of the network, request, grant and ceiling
+    each for itself, as an address shows what a text does not."""
 
     def rows(rules: Iterable[Rule]) -> list[list[object]]:
         return [[rule.kind, rule.text, rule.private] for rule in rules]
 
     requested = [rule for kind in NET_KINDS for rule in effective.allow.get(kind, ())]
-    deny = [rule for kind in NET_KINDS for rule in effective.deny.get(kind, ())]
-    return {"layers": [rows(layer) for layer in (requested, *effective.bounds)], "deny": rows(deny)}
+    deny = [rule for kind in (*NET_KINDS, *FILE_KINDS) for rule in effective.deny.get(kind, ())]
+    return {
+        "layers": [rows(layer) for layer in (requested, *effective.bounds)],
+        "deny": rows(deny),
+        "writes": rows(effective.allow.get("fs.write", ())),
+    }
 
 
 def network_tables(effective: Effective, spelled: Iterable[Rule] = ()) -> dict[str, list[object]]:

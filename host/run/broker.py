@@ -1,11 +1,15 @@
-"""The host's side of the broker: the one process that opens the way to the network for workers with a grant of it.
+"""The host's side of the broker: the one process that does for workers with a grant what no filter can judge, on the
+network and with the metadata and locks of files.
 
-It is a child of the host, exec'd when the first such worker starts (`sandbox_worker.broker.server`). It decides with
-the rules of everything else, on its own copy of what a worker asks for.
+It is a child of the host, exec'd when the first such worker starts (`sandbox_worker.broker.server`), and nobody waits
+for that: what is sent to it and asked of it waits in its sockets until it serves. It decides with the rules of
+everything else, on its own copy of what a worker asks for.
 """
 
 from __future__ import annotations
 
+import functools
+import itertools
 import os
 import socket
 from typing import TYPE_CHECKING, Any, Final
@@ -18,43 +22,46 @@ if TYPE_CHECKING:
 
 
 class BrokerGone(HelperGone):
-    """The broker died or stopped answering. What its workers ask of the network fails; each is replaced at its next
-    call, by one that a new broker serves."""
+    """The broker died or stopped answering. What its workers ask of it fails; each is replaced at its next call, by one
+    that a new broker serves."""
 
 
 class Broker(Helper):
-    """One broker process. Thread-safe; `close` is idempotent.
-
-    `variant` is how it gets at a worker's socket: "pidfd_getfd", "addfd", or "" where it can't; `missing` says what
-    keeps it from a better one.
-    """
+    """One broker process. Thread-safe; `close` is idempotent."""
 
     name = "broker"
     gone = BrokerGone
 
     def __init__(self, interpreter: Interpreter) -> None:
         super().__init__(interpreter, "sandbox_worker.broker.server")
-        try:
-            found: dict[str, Any] = self._ask("ready", None)[1]
-        except BaseException:
-            self.close()
-            raise
-        self.variant: Final[str] = found["variant"]
-        self.missing: Final[tuple[str, ...]] = tuple(found["missing"])
+        self._numbers: Final = itertools.count(1)
+
+    @functools.cached_property
+    def abilities(self) -> tuple[str, tuple[str, ...]]:
+        """How it gets at a worker's socket, "pidfd_getfd", "addfd", or "" where it can't; and what keeps it from a
+        better way. Waits until it has found out. Raises HostError."""
+        _, found = self._ask("abilities", ["abilities"])
+        return found["variant"], tuple(found["missing"])
+
+    def require_notifications(self) -> None:
+        """Raises LockdownUnavailable where this machine has none, HostError."""
+        variant, missing = self.abilities
+        if not variant:
+            text = f"net.connect and net.listen can't be held here: {'; '.join(missing)}"
+            raise LockdownUnavailable(text, tier=None, missing=("seccomp notifications",))
 
     def serve(self, policy: dict[str, Any], *, replace: bool = False) -> tuple[int, int, int]:
         """Announce one worker; gives (its number, the descriptor for its lockdown, the pipe with what it is refused).
 
         The caller closes both descriptors. `policy` is as `sandbox_worker.broker.policy.policy_of` takes it; `replace`
-        is for a worker with a network of its own. Raises LockdownUnavailable where this machine has no notifications.
+        is for a worker with a network of its own. What the broker makes no sense of it closes, and then the worker's
+        lockdown fails. Raises HostError.
         """
-        if not self.variant:
-            text = f"net.connect and net.listen can't be held here: {'; '.join(self.missing)}"
-            raise LockdownUnavailable(text, tier=None, missing=("seccomp notifications",))
         ours, theirs = socket.socketpair()
         read, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        number = next(self._numbers)
         try:
-            _, number = self._ask("serving", ["serve", {**policy, "replace": replace}], [ours.fileno(), write])
+            self._tell(["serve", number, {**policy, "replace": replace}], [ours.fileno(), write])
             return number, theirs.detach(), read
         except BaseException:
             os.close(read)

@@ -72,26 +72,33 @@ class Helper:
         """False once it was closed, did not answer, or died."""
         return self._socket.fileno() >= 0 and not ended(self._pidfd)
 
+    def _tell(self, message: list[object], descriptors: Sequence[int] = ()) -> None:
+        """Send a message that has no answer."""
+        self._exchange(message, descriptors, answered=False)
+
     def _ask(self, answer: str, request: list[object] | None, descriptors: Sequence[int] = ()) -> list[Any]:
         """Send a request, or none, and give the reply, whose kind must be `answer`."""
+        reply = self._exchange(request, descriptors, answered=True)
+        if reply[0] != answer:
+            raise HostError(f"the {self.name} can't {request[0] if request else 'start'}: {reply[1]}")
+        return reply
+
+    def _exchange(self, message: list[object] | None, descriptors: Sequence[int], *, answered: bool) -> list[Any]:
         with self._lock:
             if self._socket.fileno() < 0:
                 raise self.gone(f"the {self.name} is gone")
             try:
-                if request is not None:
-                    frame = self._encoder.encode(request)
+                if message is not None:
+                    frame = self._encoder.encode(message)
                     sent = socket.send_fds(self._socket, [frame], list(descriptors)) if descriptors else 0
                     self._socket.sendall(frame[sent:])
-                reply = self._receive()
+                return self._receive() if answered else []
             except (OSError, WireError) as e:
                 self._socket.close()
                 raise self.gone(f"the {self.name} does not answer: {e}") from e
             except BaseException:  # KeyboardInterrupt: its answer would be taken for that to the next request
                 self._socket.close()
                 raise
-        if reply[0] != answer:
-            raise HostError(f"the {self.name} can't {request[0] if request else 'start'}: {reply[1]}")
-        return reply
 
     def _receive(self) -> list[Any]:
         body = None

@@ -17,8 +17,8 @@ class Launch:
     """What a worker is started with: `settings` is its INIT map, `rules` are its own beside the base's, `links` those
     by which their paths are spelled (both as the spawner takes them), `limits` are rlimits.
 
-    `network` names what the broker answers for it (`walls.profile.NETWORK`), by the rules of `policy`; both are empty
-    without a network grant.
+    `brokered` names what the broker answers for it (`walls.profile.BROKERED`), by the rules of `policy`; both are empty
+    without a grant of such. `unjudged` is for a machine where there can be no broker.
     """
 
     tier: str
@@ -27,9 +27,10 @@ class Launch:
     limits: dict[str, int]
     environment: dict[str, str]
     folder: str
-    network: tuple[str, ...] = ()
+    brokered: tuple[str, ...] = ()
     policy: dict[str, Any] = dataclasses.field(default_factory=dict)
     links: tuple[tuple[str, str], ...] = ()
+    unjudged: bool = False
 
 
 class Watches(Protocol):
@@ -91,8 +92,9 @@ class Walled:
             "limits": launch.limits,
             "tier": launch.tier,
             "named": "hostname" in launch.settings["sys"],
-            "network": list(launch.network),
+            "brokered": list(launch.brokered),
             "broker": broker,
+            "unjudged": launch.unjudged,
         }
         self._spawner = spawner
         self.pid = spawner.spawn(plan, ends)

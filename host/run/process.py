@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from host.errors import HostError
 from host.run.conversation import Conversation
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from host.model.manifest import Limits
-    from host.run.broker import Broker
+    from host.run.brokerage import Brokerage
     from host.run.interpreter import Interpreter
     from host.run.launch import Process
     from host.run.spawner import Spawner
@@ -71,13 +71,14 @@ class WorkerProcess:
         interpreter: Interpreter,
         spawner: Spawner | None,
         watcher: Watches,
-        broker: Broker | None = None,
+        broker: Brokerage | None = None,
     ) -> None:
-        """Start the process; `broker` is for a `launch` with a network.
+        """Start the process; `broker` is for a `launch` of which something is brokered.
 
         Raises OSError (no descriptors left), HostError (the spawner can't), LockdownUnavailable (the broker can't).
         """
         self.tier: Final = launch.tier
+        self.rules: Final = launch.rules
         self.limits: Final = limits
         self.started = time.monotonic()
         self.hook = ""
@@ -86,8 +87,7 @@ class WorkerProcess:
         self.ended: str | None = None
         self._output: Final = Output()
         self._event_rest = self._refusal_rest = b""
-        self._served, self.refusals = 0, -1
-        self._broker: Final = broker
+        self.broker: Final = broker
         self._proven = False  # until READY, refusals on the event pipe are the probes' own
         self._watcher: Final = watcher
         self._lock = threading.RLock()  # the watcher and the calling thread both drain, kill and reap
@@ -97,17 +97,15 @@ class WorkerProcess:
         try:
             _add_pipes(ours, theirs)
             if broker is not None:
-                self._served, channel, self.refusals = broker.serve(launch.policy, replace=launch.tier == "walled")
-                theirs.append(channel)
-                ours.append(self.refusals)
-            helper = broker.pid if broker is not None else 0
+                theirs.append(broker.announce())
+            helper = broker.reader if broker is not None else 0
             self.process = (
                 Walled(spawner, interpreter, launch, theirs, helper) if spawner else Bare(interpreter, launch, theirs)
             )
             self.pid: Final = self.process.pid
             self.pidfd: Final = _handle(self.process)
         except BaseException:
-            for descriptor in ours:
+            for descriptor in (*ours, *(broker.descriptors() if broker is not None else ())):
                 os.close(descriptor)
             raise
         finally:
@@ -128,6 +126,11 @@ class WorkerProcess:
             return found if self._proven else []
         return []
 
+    @property
+    def refusals(self) -> int:
+        """The pipe with what the broker refused, -1 where it has had nothing to say."""
+        return self.broker.refusals if self.broker is not None else -1
+
     def drain_refusals(self) -> list[tuple[str, str, bool]]:
         """What the broker refused by now, as `drain_events` gives it: the broker's own word."""
         with self._lock, contextlib.suppress(OSError):
@@ -146,12 +149,6 @@ class WorkerProcess:
         """The last lines that it printed, as they came."""
         return self._output.lines
 
-    def narrow(self, policy: dict[str, Any]) -> None:
-        """Have the broker judge by `policy` from now on; with the broker gone, nothing connects anyway."""
-        if self._broker is not None:
-            with contextlib.suppress(HostError):
-                self._broker.narrow(self._served, policy)
-
     # --- its end
 
     @property
@@ -161,8 +158,8 @@ class WorkerProcess:
 
     @property
     def connected(self) -> bool:
-        """False when the broker that it needs is gone: it runs, but what it asks of the network fails."""
-        return self._broker is None or self._broker.alive
+        """False when the broker that it needs is gone: it runs, but what it asks of it fails."""
+        return self.broker is None or self.broker.connected
 
     @property
     def exit_code(self) -> int | None:
@@ -219,9 +216,10 @@ class WorkerProcess:
 
     def abandon(self) -> None:
         """Close the descriptors and nothing else: all that a forked child may do."""
-        mine = {self.events, self.output, self.refusals, self.pidfd} - {-1}
+        mine = {self.events, self.output, self.pidfd} - {-1}
         # Another thread may be about to drain, and a number that is given back soon names something else.
-        self.events = self.output = self.refusals = -1
+        self.events = self.output = -1
+        mine |= self.broker.descriptors() if self.broker is not None else set()
         self._wire.abandon()
         for descriptor in mine:
             with contextlib.suppress(OSError):

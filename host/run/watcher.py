@@ -58,7 +58,12 @@ class Watch:
         self.turn = -1
         self.cpu_at_call = 0.0
         self.process: psutil.Process | None = None
-        self.listened = {worker.events, worker.output, worker.refusals, worker.pidfd} - {-1}
+        self.listened = {worker.events, worker.output, worker.refusals, worker.pidfd, self.awaited} - {-1}
+
+    @property
+    def awaited(self) -> int:
+        """Ready when the worker has something for its broker, and that is not yet told of it."""
+        return self.worker.broker.awaited if self.worker.broker is not None else -1
 
 
 class Watcher:
@@ -130,7 +135,8 @@ class Watcher:
         begin = time.monotonic()
         for watch in watched:
             # What it says is heard once a tick: a flood fills its pipe and waits there, instead of this thread's time.
-            heard = watch.listened if watch.quiet_until <= begin else watch.listened & {watch.worker.pidfd}
+            urgent = {watch.worker.pidfd, watch.awaited}
+            heard = watch.listened if watch.quiet_until <= begin else watch.listened & urgent
             for descriptor in heard:
                 poll.register(descriptor, select.POLLIN)
         self.asleep = True  # before the look at the deadlines: a call that starts after it wakes this thread
@@ -155,6 +161,10 @@ class Watcher:
                 worker.drain_output()
             if worker.output in news or worker.events in news:
                 watch.quiet_until = time.monotonic() + BUSY_TICK
+            if worker.broker is not None and worker.broker.awaited in news:
+                watch.listened.discard(worker.broker.awaited)
+                worker.broker.attend()
+                watch.listened |= {worker.refusals, watch.awaited} - {-1}
             # A pipe whose other end is closed stays "ready" for ever (poll(2)): stop listening to it.
             watch.listened -= {d for d, mask in news.items() if not mask & select.POLLIN}
             gone = worker.pidfd in news

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, Final, final
 from host.errors import HostError, PermissionDenied, PluginStartError, SerializationError, WorkerError
 from host.model.events import PermissionDropped, PermissionName, PluginFailed, PluginName, WorkerPid
 from host.model.grants import narrowed
-from host.model.plan import NET_KINDS, network_policy
+from host.model.plan import FILE_KINDS, NET_KINDS, begins_later, broker_policy
 from host.model.sanitise import visible
 from host.run.worker import Undelivered, Worker
 from host.service.denials import ALLOWED, Denials, advice, reason_for
 from host.service.dropped import Dropped
 from host.service.functions import LOOP, Asked
 from host.service.proxy import BadHook, check, function
-from host.service.remote_errors import rebuild
+from host.service.remote_errors import add_hint, may_come_of, rebuild
 from host.service.turn import Turns
 from sandbox_worker import wire
 from sandbox_worker.errors import DENY_RULE, DROPPED, Unsendable
@@ -206,10 +206,10 @@ class SandboxedPlugin:
         refused = self._refused
         if (
             reply.cause is None
-            and reply.type_name == "PermissionError"
             and refused is not None
             and refused[0] == (worker.pid, worker.last_call)
-        ):  # one that says nothing, in a call in which the broker refused something: that is its cause
+            and may_come_of(reply, refused[1][1])
+        ):  # one that says nothing else, in a call in which the broker refused something: that is its cause
             kind, target, reason = refused[1]
             reply.cause = ("denied", kind, target, "broker")
             hint = advice(kind, target, reason)
@@ -226,7 +226,10 @@ class SandboxedPlugin:
                 reply.cause = None
             elif layer in ("landlock", "seccomp"):  # the others were reported as they were made
                 self._denials.add(kind, target, reason, layer, worker.pid, (worker.last_call, hook))
-        return rebuild(reply, self.__name__, hook, worker.pid, hint)
+        made = rebuild(reply, self.__name__, hook, worker.pid, hint)
+        if isinstance(made, PermissionError) and worker.tier in ("walled", "confined"):
+            add_hint(made, lambda path: begins_later(self._effective, worker.rules, path))
+        return made
 
     def _answer(self, ask: Ask) -> list[object]:
         worker = self._worker
@@ -328,8 +331,8 @@ class SandboxedPlugin:
         if kept is None:
             return
         self._effective = narrowed(self._effective, [(kind, self._dropped.spelled(kept))])
-        if kind in NET_KINDS:
-            worker.narrow(network_policy(self._effective))
+        if kind in (*NET_KINDS, *FILE_KINDS) and worker.broker is not None:
+            worker.broker.narrow(broker_policy(self._effective))
         seq, ts = self._owner._stamp()
         permission = PermissionName(visible(kind, 100), visible(kept, 1000))
         self._owner._tell(PermissionDropped(seq, ts, self._identity, WorkerPid(worker.pid), permission))

@@ -5,6 +5,8 @@ PluginError. No class is looked up by a name that crossed except in that table, 
 from __future__ import annotations
 
 import builtins
+import errno
+import os
 import types
 from typing import TYPE_CHECKING, Final
 
@@ -12,7 +14,7 @@ from host.errors import PermissionDenied, PluginError, ResourceLimitExceeded
 from host.model.sanitise import visible
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from sandbox_worker.messages import Error
 
@@ -35,6 +37,29 @@ def rebuild(error: Error, plugin: str, hook: str, pid: int, hint: str) -> Except
     if error.traceback:
         made.add_note(f"in plugin {plugin}:\n{visible(error.traceback, 20_000, multiline=True)}")
     return made
+
+
+def may_come_of(error: Error, target: str) -> bool:
+    """Whether a refusal by the broker may have led to `error`: no permission, or no lock (flock), and no other file."""
+    number = error.arguments[0] if error.arguments else None
+    refused = error.type_name == "PermissionError" or (error.type_name == "OSError" and number == errno.ENOSYS)
+    names = [name for name in error.arguments[2:] if isinstance(name, str | bytes)]
+    return refused and all(os.path.realpath(os.fsdecode(name)) == target for name in names)
+
+
+def add_hint(error: PermissionError, begins_later: Callable[[str], bool]) -> None:
+    """Say of a file that the rules allow and the kernel does not yet, when it will. The names are a plugin's claims."""
+    for name in (error.filename, error.filename2):
+        if not isinstance(name, str) or not name.startswith("/") or "\0" in name:
+            continue
+        path = os.path.realpath(name)
+        if begins_later(path):
+            error.add_note(
+                f"hint: {visible(path, 1000)} is granted from the next start on (restart()): it was not there when "
+                "this worker started, and where a grant has a denied path in it, or names what does not exist yet, "
+                "the kernel is told at the start what else is there"
+            )
+            return
 
 
 def _make(error: Error, plugin: str, hook: str, pid: int, hint: str) -> Exception:

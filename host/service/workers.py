@@ -19,6 +19,7 @@ from host.model.manifest import expand
 from host.run import interpreter as interpreters
 from host.run import native as natives
 from host.run.broker import Broker
+from host.run.brokerage import Brokerage
 from host.run.covers import Covers
 from host.run.interpreter import FILES
 from host.run.launch import Launch
@@ -130,12 +131,25 @@ class Workers:
         """Raises PluginStartError; LockdownUnavailable where this machine can't hold a network grant."""
         try:
             spawner = None if self.tier == "hooked" else self._live_spawner()
-            broker = self._live_broker() if launch.network else None
-            return Worker(launch, limits, self._interpreter, spawner, self._watcher, broker)
+            if launch.brokered and spawner is not None and not spawner.abilities["notifications"]:
+                launch = self._without_broker(launch)
+            return Worker(launch, limits, self._interpreter, spawner, self._watcher, self._brokerage(launch))
         except LockdownUnavailable:  # says what this machine lacks, and has an exit status of its own
             raise
         except (OSError, HostError) as e:  # no descriptors or processes left, a spawner that died just now
             raise PluginStartError(f"has no worker: {e}") from e
+
+    def _brokerage(self, launch: Launch) -> Brokerage | None:
+        if not launch.brokered:
+            return None
+        at_once = not plan.FILES_BROKERED.issuperset(launch.brokered)
+        return Brokerage(self._live_broker, launch.policy, replace=self.tier == "walled", at_once=at_once)
+
+    def _without_broker(self, launch: Launch) -> Launch:
+        """For a machine without notifications: the network can't be held then, the rest is left to the filter."""
+        if not plan.FILES_BROKERED.issuperset(launch.brokered):
+            self._live_broker().require_notifications()
+        return dataclasses.replace(launch, brokered=(), policy={}, unjudged=True)
 
     def stop(self, worker: Worker) -> None:
         """End a worker, reap it, give back its descriptors and its temporary folder. Idempotent."""
@@ -214,7 +228,7 @@ class Workers:
             hidden=self._interpreter.hidden,
         )
         tables = {kind: plan.hook_table(kind, effective, rules, places) for kind, rules in spelled.items()}
-        network = plan.network(effective)
+        brokered = plan.brokered(effective, self.tier)
         sockets = [r for kind in plan.NET_KINDS for r in _spelled(manifest, effective, kind, variables, files)]
         native = natives.resolve(manifest, effective, places.path)
         settings = plan.settings(
@@ -242,7 +256,7 @@ class Workers:
             probe=_probe(manifest, tables["fs.read"]),
             **self._kernel_probes(manifest, tables),
             result_size=effective.limits.result_size,
-            network=plan.network_tables(effective, sockets) if network else {},
+            network=plan.network_tables(effective, sockets) if plan.network(effective) else {},
         )
         known = {rule.text for kind in plan.FILE_KINDS for rule in effective.allow.get(kind, ())}
         texts = [rule.text for rules in spelled.values() for rule in rules if rule.text not in known]  # may have links
@@ -253,8 +267,8 @@ class Workers:
             limits=plan.resource_limits(effective.limits),
             environment=plan.environment(effective, os.environ, variables["tmp"] if "tmp" in writable else None),
             folder=str(manifest.path),
-            network=network,
-            policy=plan.network_policy(effective) if network else {},
+            brokered=brokered,
+            policy=plan.broker_policy(effective) if brokered else {},
             links=tuple(view.links_to((*texts, *mine, *places.path), files)) if self.tier == "walled" else (),
         )
 

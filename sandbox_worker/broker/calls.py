@@ -2,7 +2,7 @@
 
 `connect`, `bind` and `listen` are never let pass: the kernel would read the address again, and the worker may have
 written another one there. They are made here. `open` and `openat` are let pass but for five names, for what they then
-reach Landlock decides, whatever the name has become meanwhile.
+reach Landlock decides, whatever the name has become meanwhile. What changes or locks files is in `files`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from sandbox_worker import _network
 from sandbox_worker._addresses import LOOPBACK, classify
 from sandbox_worker.broker import paths
 from sandbox_worker.broker import policy as rules
+from sandbox_worker.broker.files import Files
 from sandbox_worker.broker.notify import ADDRESS_MAX, Address, UnixPath, parse_address
 from sandbox_worker.broker.sockets import Duplicates, Replacements, bound_to, refused
 from sandbox_worker.messages import RESOLVE_PREFIX, event_record
@@ -27,7 +28,7 @@ from sandbox_worker.walls import linux
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Final, TypeAlias
+    from typing import Final, NoReturn, TypeAlias
 
     from sandbox_worker.broker.names import Names
     from sandbox_worker.broker.notify import Call, Listener, Process
@@ -65,8 +66,13 @@ class Calls:
         self._connecting: set[socket.socket] = set()
         self._askers: set[int] = set()
         numbers = linux.ARCHITECTURE.numbers if linux.ARCHITECTURE else {}
-        handlers = {"connect": self._connect, "bind": self._bind, "listen": self._listen}
-        self._handlers: dict[int, Callable[[Call], Slow | None]] = {numbers[n]: h for n, h in handlers.items()}
+        handlers: dict[str, Callable[[Call], Slow | None]] = {
+            "connect": self._connect,
+            "bind": self._bind,
+            "listen": self._listen,
+            **Files(listener, process, policy, self._refuse).handlers(),
+        }
+        self._handlers = {numbers[name]: handler for name, handler in handlers.items() if name in numbers}
         for name, path in (("openat", 1), ("open", 0)):
             if name in numbers:
                 self._handlers[numbers[name]] = lambda call, path=path: self._open(call, call.arguments[path])  # type: ignore[misc]
@@ -226,7 +232,7 @@ class Calls:
         if verdict != rules.ALLOWED:
             self._refuse(kind, UNIX + path, verdict)
 
-    def _refuse(self, kind: str, target: object, verdict: str) -> None:
+    def _refuse(self, kind: str, target: object, verdict: str) -> NoReturn:
         with contextlib.suppress(OSError):  # a full pipe loses the report, never the refusal
             os.write(self._events, event_record(kind, str(target), verdict == rules.DENY_RULE))
         raise refused()

@@ -118,7 +118,10 @@ class Process:
         """`size` bytes of its memory, in one read."""
         if self._memory < 0:  # at the first call, which comes after its one execve: that made this memory
             self._memory = os.open(f"/proc/{self.pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
-        data = os.pread(self._memory, size, address)
+        try:
+            data = os.pread(self._memory, size, address)
+        except (OSError, OverflowError):  # EIO of what is not mapped; an address that is no offset
+            data = b""
         if len(data) != size:
             raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
         return data
@@ -134,9 +137,13 @@ class Process:
             found += part
         raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
 
+    def descriptor(self, number: int) -> int:
+        """Our own duplicate of one of its descriptors. OSError when that is none, or pidfd_getfd(2) is refused."""
+        return linux.syscall("pidfd_getfd", self._pidfd, number, 0)
+
     def duplicate(self, descriptor: int) -> socket.socket:
-        """Our own duplicate of one of its sockets. OSError when that is none, or pidfd_getfd(2) is refused."""
-        ours = linux.syscall("pidfd_getfd", self._pidfd, descriptor, 0)
+        """Our own duplicate of one of its sockets; otherwise as `descriptor`."""
+        ours = self.descriptor(descriptor)
         try:
             return socket.socket(fileno=ours)
         except BaseException:

@@ -1,13 +1,14 @@
-"""What one worker may reach: the rules of its request, its grant and the ceiling, each judged for itself. Pure.
+"""What one worker may reach, and which files it may change. Pure.
 
-Text was judged when the grant was computed; here come addresses. A rule that covers another one's text need not reach
-the same addresses: `"*"` covers `10.0.0.1:80` and does not reach it. So each *layer* must reach the address on its own.
+Rules of the network come in layers: request, grant and ceiling, each judged for itself. Text was judged when the grant
+was computed; here come addresses. A rule that covers another one's text need not reach the same addresses: `"*"` covers
+`10.0.0.1:80` and does not reach it. So each *layer* must reach the address on its own.
 """
 
 from __future__ import annotations
 
 from sandbox_worker._addresses import reachable, subject
-from sandbox_worker.permissions import UNIX, parse_rule
+from sandbox_worker.permissions import UNIX, parse_rule, path_prefixes, path_verdict
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 CONNECT: Final = "net.connect"
 LISTEN: Final = "net.listen"
+_FILES: Final = ("fs.read", "fs.write")
 
 ALLOWED: Final = "allow"
 NO_RULE: Final = "no-rule"
@@ -25,16 +27,30 @@ DENY_RULE: Final = "deny-rule"
 
 
 class Policy:
-    """`layers` are lists of allow rules, all of which must allow; any of the rules in `deny` refuses. Thread-safe."""
+    """`layers` are lists of allow rules, all of which must allow; any of the rules in `deny` refuses. Thread-safe.
 
-    __slots__ = ("__weakref__", "_rules")
+    `writes` are the fs.write rules, which need no layers: a path reaches the same in each.
+    """
 
-    def __init__(self, layers: Iterable[Iterable[Rule]], deny: Iterable[Rule]) -> None:
+    __slots__ = ("__weakref__", "_rules", "_trees")
+
+    def __init__(self, layers: Iterable[Iterable[Rule]], deny: Iterable[Rule], writes: Iterable[Rule] = ()) -> None:
         self._rules = tuple(tuple(layer) for layer in layers), tuple(deny)
+        refused = (rule.pattern.stem for rule in self._rules[1] if rule.kind in _FILES)
+        self._trees = path_prefixes(writes)[0], tuple(refused)
 
     def become(self, other: Policy) -> None:
-        """Take the rules of `other` from now on: all at once, for every thread that judges by them."""
+        """Take the rules of `other` from now on: each kind's at once, for every thread that judges by them."""
         self._rules = other._rules
+        self._trees = other._trees
+
+    def judge_write(self, path: str) -> str:
+        """Judge the absolute path of a file, without links; what lies in /proc, /sys and /dev is allowed by no rule.
+
+        What may not be read may not be changed either, as everywhere.
+        """
+        allow, deny = self._trees
+        return {1: ALLOWED, 0: NO_RULE, -1: DENY_RULE}[path_verdict(path, allow, (), deny)]
 
     def judge(self, kind: str, address: bytes, port: int, names: Iterable[str] = ()) -> str:
         """Judge one packed address and port, of which `names` are names that resolved to it: one of the verdicts."""
@@ -85,11 +101,14 @@ class Policy:
 
 
 def policy_of(wanted: dict[str, Any]) -> Policy:
-    """The policy of a frame: ``layers`` and ``deny`` hold rules as [kind, text, private]. ValueError, TypeError."""
+    """The policy of a frame: ``layers``, ``deny`` and ``writes`` hold rules as [kind, text, private].
+
+    ValueError, TypeError, KeyError.
+    """
     layers = [[_rule(*row) for row in layer] for layer in wanted["layers"]]
     if not layers:
         raise ValueError("a policy without layers would allow everything")
-    return Policy(layers, [_rule(*row) for row in wanted["deny"]])
+    return Policy(layers, [_rule(*row) for row in wanted["deny"]], [_rule(*row) for row in wanted["writes"]])
 
 
 def _rule(kind: str, text: str, private: bool) -> Rule:

@@ -1,19 +1,20 @@
 """The broker's process: takes announcements of workers from its host, and gives each one a service.
 
     host                                         broker
-                                                 ["ready", {variant, missing}]
-    ["serve", {layers, deny, replace}]           ["serving", number] or ["error", text]
-      + 2 descriptors
-    ["narrow", number, {layers, deny}]           ["narrowed", number] or ["error", text]
+    ["abilities"]                                ["abilities", {variant, missing}]
+    ["serve", number, {layers, deny, writes,
+                       replace}] + 2 descriptors
+    ["narrow", number, {layers, deny, writes}]   ["narrowed", number] or ["error", text]
 
 The descriptors are a unix socket over which the worker, before it is one, sends the listener of its filter, and a pipe
-for records of what was refused (`messages.event_record`). `layers` and `deny` are as `policy.policy_of` takes them;
-`replace` asks for sockets of the broker's own, which `variant` "addfd" makes of every request. `variant` is
+for records of what was refused (`messages.event_record`). `number` is the host's name for the worker. `layers`, `deny`
+and `writes` are as `policy.policy_of` takes them; where they make no sense, that is said on stderr and the descriptors
+are closed. `replace` asks for sockets of the broker's own, which `variant` "addfd" makes of every request. `variant` is
 "pidfd_getfd", "addfd", or "" where there are no notifications, and then `missing` says why. "narrow" takes the place of
 the rules that the worker of that number was announced with; of one that is gone it changes nothing.
 
-The end of the stream, a frame that makes no sense and the host's death end the broker; what workers then ask of the
-network fails.
+The end of the stream, a frame that makes no sense and the host's death end the broker; what workers then ask of it
+fails.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from sandbox_worker.broker.names import Names
 from sandbox_worker.broker.policy import Policy, policy_of
 from sandbox_worker.broker.service import Service
 from sandbox_worker.walls import linux
-from sandbox_worker.walls.bpf import ALLOW, compile_filter
 from sandbox_worker.walls.control import Control, HangUp
+from sandbox_worker.walls.machine import try_notifications
 from sandbox_worker.walls.settle import settle
 
 TYPE_CHECKING = False
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 
 DUPLICATES: Final = "pidfd_getfd"
 REPLACEMENTS: Final = "addfd"
-_NO_NEW_PRIVS: Final = 38  # PR_SET_NO_NEW_PRIVS
 
 _WHY_NOT: Final = {
     errno.EBUSY: "an outer sandbox answers seccomp notifications itself, and a process has one such sandbox",
@@ -63,30 +63,26 @@ def main(control_fd: int, host_pid: int) -> NoReturn:
 
 def _serve(control: Control) -> NoReturn:
     variant, missing = find_variant()  # forks, so before any thread
-    control.send("ready", {"variant": variant, "missing": missing})
     names = Names()
     policies: weakref.WeakValueDictionary[int, Policy] = weakref.WeakValueDictionary()  # each lives as its service does
-    number = 0
     while True:
         message, descriptors = control.receive()
         match message:
-            case ["serve", dict() as wanted] if len(descriptors) == 2:
+            case ["abilities"] if not descriptors:
+                control.send("abilities", {"variant": variant, "missing": missing})
+            case ["serve", int() as number, dict() as wanted] if len(descriptors) == 2:
                 channel, events = descriptors
                 os.set_blocking(events, False)
-                policy = _announce(control, wanted, channel, events, names, variant)
+                policy = _announce(wanted, channel, events, names, variant)
                 if policy is not None:
-                    number += 1
                     policies[number] = policy
-                    control.send("serving", number)
             case ["narrow", int() as which, dict() as wanted] if not descriptors:
                 _narrow(control, which, policies.get(which), wanted)
             case _:
                 raise HangUp(f"a frame of kind {message[0]!r} with {len(descriptors)} descriptors")
 
 
-def _announce(
-    control: Control, wanted: dict[str, Any], channel: int, events: int, names: Names, variant: str
-) -> Policy | None:
+def _announce(wanted: dict[str, Any], channel: int, events: int, names: Names, variant: str) -> Policy | None:
     try:
         if not variant:
             raise ValueError("no notifications on this machine")
@@ -96,7 +92,7 @@ def _announce(
     except (ValueError, TypeError, KeyError) as error:
         os.close(channel)
         os.close(events)
-        control.send("error", f"{type(error).__name__}: {error}")
+        sys.stderr.write(f"plughold: a worker that can't be served: {type(error).__name__}: {error}\n")
         return None
     service.start()
     return policy
@@ -115,7 +111,7 @@ def _narrow(control: Control, number: int, policy: Policy | None, wanted: dict[s
 
 def find_variant() -> tuple[str, list[str]]:
     """Try what this machine allows: (variant, what is missing for a better one, in whole sentences)."""
-    error = _try_notifications()
+    error = try_notifications()
     if error:
         return "", [_WHY_NOT.get(error, f"seccomp notifications do not work: {os.strerror(error)}")]
     pidfd = os.pidfd_open(os.getpid())
@@ -129,22 +125,3 @@ def find_variant() -> tuple[str, list[str]]:
     finally:
         os.close(pidfd)
     return DUPLICATES, []
-
-
-def _try_notifications() -> int:
-    """Install a supervised filter in a child; its errno, 0 when it worked."""
-    if linux.ARCHITECTURE is None:
-        return errno.ENOSYS
-    code = compile_filter({}, ALLOW, linux.ARCHITECTURE).patch({})
-    pid = os.fork()
-    if not pid:
-        status = errno.EIO
-        try:
-            linux.prctl(_NO_NEW_PRIVS, 1)
-            linux.install_supervised_filter(code)
-            status = 0
-        except OSError as error:
-            status = error.errno or status
-        finally:
-            os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

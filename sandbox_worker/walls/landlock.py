@@ -53,10 +53,8 @@ _RESOLVE_BENEATH: Final = 0x08
 _AT_FDCWD: Final = -100
 _OPEN_FLAGS: Final = os.O_PATH | os.O_CLOEXEC
 # Without O_NOFOLLOW, which together with O_PATH would open a link at the end instead of refusing it.
-_WITHOUT_LINKS: Final = ctypes.create_string_buffer(pack("=QQQ", _OPEN_FLAGS, 0, _RESOLVE_WITHOUT_LINKS), 24)
-_BENEATH: Final = ctypes.create_string_buffer(
-    pack("=QQQ", _OPEN_FLAGS, 0, _RESOLVE_WITHOUT_LINKS | _RESOLVE_BENEATH), 24
-)
+_WITHOUT_LINKS: Final = linux.open_how(_OPEN_FLAGS, _RESOLVE_WITHOUT_LINKS)
+_BENEATH: Final = linux.open_how(_OPEN_FLAGS, _RESOLVE_WITHOUT_LINKS | _RESOLVE_BENEATH)
 
 _WHY_NOT: Final = {
     errno.ENOSYS: "Landlock is not built into this kernel (it needs Linux 5.13 or later)",

@@ -43,6 +43,8 @@ _MAP_PRIVATE_ANONYMOUS: Final = 0x22
 _MAP_FIXED_NOREPLACE: Final = 0x100000
 _CAPABILITY_HEADER: Final = ctypes.create_string_buffer(pack("=Ii", 0x20080522, 0), 8)  # version 3, this thread
 _NO_CAPABILITIES: Final = ctypes.create_string_buffer(24)
+_EMPTY: Final = ctypes.create_string_buffer(b"")
+AT_EMPTY_PATH: Final = 0x1000
 _SECCOMP_SET_MODE_FILTER: Final = 1
 _SECCOMP_GET_ACTION_AVAIL: Final = 2
 _SECCOMP_FILTER_FLAG_NEW_LISTENER: Final = 1 << 3
@@ -55,6 +57,11 @@ def syscall(name: str, *arguments: int) -> int:
     if result == -1:
         raise _error(name)
     return result
+
+
+def open_how(flags: int, resolve: int) -> ctypes.Array[ctypes.c_char]:
+    """A struct open_how; `resolve` are RESOLVE_* flags of openat2(2)."""
+    return ctypes.create_string_buffer(pack("=QQQ", flags, 0, resolve), 24)
 
 
 def openat2(folder: int, path: bytes, how: ctypes.Array[ctypes.c_char]) -> int:
@@ -110,6 +117,16 @@ def map_memory(address: int, size: int) -> bool:
 def write_memory(address: int, data: bytes) -> None:
     """Copy `data` to memory that `map_memory` has mapped."""
     ctypes.memmove(address, data, len(data))
+
+
+def set_times(descriptor: int, times: bytes | None) -> None:
+    """Set access and modification time of the very file behind an O_PATH descriptor, a symbolic link's own too.
+
+    `times` are two struct timespec, None is now (utimensat(2); AT_EMPTY_PATH since Linux 5.8).
+    """
+    pair = None if times is None else ctypes.create_string_buffer(times, len(times))
+    address = 0 if pair is None else ctypes.addressof(pair)
+    syscall("utimensat", descriptor, ctypes.addressof(_EMPTY), address, AT_EMPTY_PATH)
 
 
 def install_filter(code: bytes) -> None:

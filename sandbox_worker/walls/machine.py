@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 
 from . import landlock, linux
-from .bpf import ALLOW, KILL_PROCESS, fail_with
-from .profile import NETWORK, worker_filter
+from .bpf import ALLOW, KILL_PROCESS, compile_filter, fail_with
+from .profile import BROKERED, worker_filter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,21 +26,25 @@ CONFINED: Final = "confined"
 FILTERED: Final = "filtered"
 """seccomp alone."""
 
+_NO_NEW_PRIVS: Final = 38  # PR_SET_NO_NEW_PRIVS
+
 
 class Machine:
     """Asks the kernel once, when it is made; of namespaces it is told (`note_namespaces`).
 
-    `landlock_abi` is 0 without Landlock; `missing` says in whole sentences what is not there and why.
+    `landlock_abi` is 0 without Landlock; `notifications` is False where a broker can't answer for a filter; `missing`
+    says in whole sentences what is not there and why.
     """
 
-    __slots__ = ("_filters", "landlock_abi", "missing", "namespaces", "seccomp")
+    __slots__ = ("_filters", "landlock_abi", "missing", "namespaces", "notifications", "seccomp")
 
     def __init__(self) -> None:
         self.landlock_abi = 0
         self.seccomp = False
         self.namespaces = False
+        self.notifications = False
         self.missing: list[str] = []
-        self._filters: dict[tuple[str, frozenset[str]], Program] = {}
+        self._filters: dict[tuple[str, frozenset[str], bool], Program] = {}
         if linux.ARCHITECTURE is None:
             self.missing.append(f"no table of system calls for this machine: {linux.MACHINE}")
             return
@@ -50,6 +56,7 @@ class Machine:
             self.missing.append(why_not)
             return
         self.seccomp = True
+        self.notifications = not try_notifications()
         for tier in (FILTERED, CONFINED):
             with contextlib.suppress(ValueError):
                 self.filter_of(tier)
@@ -68,27 +75,48 @@ class Machine:
             "landlock_abi": self.landlock_abi,
             "seccomp": self.seccomp,
             "namespaces": self.namespaces,
+            "notifications": self.notifications,
             "machine": linux.MACHINE,
             "arch_supported": linux.ARCHITECTURE is not None,
             "missing": self.missing,
         }
 
-    def filter_of(self, tier: str, network: Collection[str] = ()) -> Program:
-        """The filter of a tier for a worker for which the broker answers `network`; compiled when first wanted.
+    def filter_of(self, tier: str, brokered: Collection[str] = (), *, unjudged: bool = False) -> Program:
+        """The filter of a tier for a worker for which the broker answers `brokered`; compiled when first wanted.
 
-        ValueError for a tier that this machine can't reach or that needs no filter, and for an unknown `network`.
+        ValueError for a tier that this machine can't reach or that needs no filter, and for an unknown `brokered`.
         """
         walls = {FILTERED: True, CONFINED: bool(self.landlock_abi), WALLED: self.namespaces}
         reachable = self.seccomp and walls.get(tier, False)
         if linux.ARCHITECTURE is None or not reachable:
             raise ValueError(f"the tier {tier!r} is out of reach: {'; '.join(self.missing) or 'unknown'}")
-        if not set(network) <= set(NETWORK):
-            raise ValueError(f"{network!r} is more than {', '.join(NETWORK)}")
-        key = tier, frozenset(network)
+        if not set(brokered) <= set(BROKERED):
+            raise ValueError(f"{brokered!r} is more than {', '.join(BROKERED)}")
+        key = tier, frozenset(brokered), unjudged
         if key not in self._filters:
             abi = None if tier == FILTERED else self.landlock_abi
-            self._filters[key] = worker_filter(linux.ARCHITECTURE, abi, network, metadata=tier == WALLED)
+            architecture = linux.ARCHITECTURE
+            self._filters[key] = worker_filter(architecture, abi, brokered, metadata=tier == WALLED, unjudged=unjudged)
         return self._filters[key]
+
+
+def try_notifications() -> int:
+    """Install a supervised filter in a child; its errno, 0 when it worked. Forks, so before any thread."""
+    if linux.ARCHITECTURE is None:
+        return errno.ENOSYS
+    code = compile_filter({}, ALLOW, linux.ARCHITECTURE).patch({})
+    pid = os.fork()
+    if not pid:
+        status = errno.EIO
+        try:
+            linux.prctl(_NO_NEW_PRIVS, 1)
+            linux.install_supervised_filter(code)
+            status = 0
+        except OSError as error:
+            status = error.errno or status
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def _why_no_seccomp() -> str:

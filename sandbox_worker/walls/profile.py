@@ -5,8 +5,8 @@ is what is dangerous and known; every other number, also one of a future kernel,
 have a fall-back. Landlock says which files; this filter closes what Landlock does not cover: the network beyond TCP,
 other processes of the same user, metadata of files, executable anonymous memory.
 
-A worker with a network grant has a filter that hands what needs a decision on memory (an address, a file name) to the
-broker: `NETWORK`. All else of it is the filter of every worker.
+A worker with a grant for it has a filter that hands what needs a decision on memory or descriptors (an address, a file)
+to the broker: `BROKERED`. All else of it is the filter of every worker.
 
 Argument positions are those of the kernel, not of libc (syscall(2), "Architecture calling conventions"; both
 architectures agree on every call that is checked here).
@@ -43,7 +43,7 @@ ALLOWED: Final = {
         read write readv writev pread64 pwrite64 preadv pwritev preadv2 pwritev2 lseek close close_range dup dup2 dup3
         poll ppoll select pselect6 epoll_create epoll_create1 epoll_ctl epoll_wait epoll_pwait epoll_pwait2 pipe pipe2
         eventfd eventfd2 signalfd signalfd4 timerfd_create timerfd_settime timerfd_gettime sendfile splice tee
-        copy_file_range fsync fdatasync sync_file_range flock ftruncate fadvise64 readahead""",
+        copy_file_range fsync fdatasync sync_file_range ftruncate fadvise64 readahead""",
     "files, which Landlock decides": """
         stat lstat fstat newfstatat statx access faccessat faccessat2 readlink readlinkat getdents getdents64 getcwd
         chdir fchdir mkdir mkdirat rmdir unlink unlinkat rename renameat renameat2 link linkat symlink symlinkat
@@ -126,7 +126,7 @@ REFUSED: Final = (
         clock_settime clock_adjtime adjtimex sethostname setdomainname iopl ioperm modify_ldt syslog vhangup
         mbind set_mempolicy set_mempolicy_home_node get_mempolicy lookup_dcookie nfsservctl""",
     ),
-    (PRETEND, "changes metadata; Landlock does not cover it, and ordinary code expects it to work", METADATA),
+    (EACCES, "changes metadata, which Landlock does not cover; a permission that a plugin can lack", METADATA),
     (
         ENOTSUP,
         "extended attributes, answered as by a file system without them, which callers know how to take",
@@ -174,8 +174,13 @@ _PERSONALITY_QUERY: Final = 0xFFFFFFFF
 
 _TRUNCATE_ABI: Final = 3  # the first Landlock that guards truncation
 
-NETWORK: Final = ("connect", "listen", "names", "unix")
-"""What the broker may be asked: connections, listeners, the addresses of names; "unix", that both may be by path."""
+_LOCK_NB: Final = 0x4
+_LOCK_UN: Final = 0x8
+
+_NETWORK: Final = ("connect", "listen", "names", "unix")
+BROKERED: Final = (*_NETWORK, "metadata", "locks")
+"""What the broker may be asked: connections, listeners, the addresses of names; "unix", that both may be by path;
+modes, owners and times of files; locks of files (flock(2))."""
 
 _AF_INET: Final = (2, 10)  # AF_INET, AF_INET6
 _TCP: Final = (0, 6)  # the default and IPPROTO_TCP; not MPTCP, whose subflows no one decides
@@ -188,30 +193,42 @@ _IPV6_V6ONLY: Final = 26
 
 
 def worker_filter(
-    architecture: Architecture, landlock_abi: int | None, network: Collection[str] = (), *, metadata: bool = False
+    architecture: Architecture,
+    landlock_abi: int | None,
+    brokered: Collection[str] = (),
+    *,
+    metadata: bool = False,
+    unjudged: bool = False,
 ) -> Program:
     """The filter of a worker: slots "pid" (its own), "path", "argv", "envp" (addresses of its one execve).
 
-    `landlock_abi` is the version that guards the worker's files, None where Landlock does not; `network` what of
-    `NETWORK` the broker answers for it. `metadata` lets the calls that change it through: for a worker that has only
-    read-only mounts beside what it may write.
+    `landlock_abi` is the version that guards the worker's files, None where Landlock does not; `brokered` what of
+    `BROKERED` the broker answers for it. `metadata` lets the calls that change it through: for a worker that has only
+    read-only mounts beside what it may write. `unjudged` is for one that may write where there is no broker: its locks
+    pass, and what else would change metadata reports success without effect.
     """
-    return compile_filter(worker_rules(landlock_abi, network, metadata=metadata), ENOSYS, architecture)
+    rules = worker_rules(landlock_abi, brokered, metadata=metadata, unjudged=unjudged)
+    return compile_filter(rules, ENOSYS, architecture)
 
 
-def worker_rules(landlock_abi: int | None, network: Collection[str] = (), *, metadata: bool = False) -> dict[str, Rule]:
+def worker_rules(
+    landlock_abi: int | None, brokered: Collection[str] = (), *, metadata: bool = False, unjudged: bool = False
+) -> dict[str, Rule]:
     """The rule of every call that the profile names, on any architecture; arguments as in `worker_filter`."""
     rules: dict[str, Rule] = {name: ALLOW for names in ALLOWED.values() for name in names.split()}
     rules.update((name, action) for action, _, names in REFUSED for name in names.split())
     rules.update(_process_rules())
     rules.update(_memory_rules())
     old_landlock = landlock_abi is not None and landlock_abi < _TRUNCATE_ABI
-    rules.update(_file_rules(old_landlock=old_landlock, otherwise=NOTIFY if "names" in network else ALLOW))
-    if metadata:
-        rules.update(_metadata_rules())
+    rules.update(_file_rules(old_landlock=old_landlock, otherwise=NOTIFY if "names" in brokered else ALLOW))
+    rules.update(_lock_rules(NOTIFY if "locks" in brokered else ALLOW if unjudged else ENOSYS))
+    if metadata or "metadata" in brokered:
+        rules.update(_metadata_rules(ALLOW if metadata else NOTIFY))
+    elif unjudged:
+        rules.update(dict.fromkeys(METADATA.split(), PRETEND))
     rules.update(_socket_rules())
-    if network:
-        rules.update(_network_rules(network))
+    if not set(brokered).isdisjoint(_NETWORK):
+        rules.update(_network_rules(brokered))
     rules.update(_multiplexer_rules())
     return rules
 
@@ -280,13 +297,21 @@ def _file_rules(*, old_landlock: bool, otherwise: int) -> dict[str, Rule]:
     }
 
 
-def _metadata_rules() -> dict[str, Rule]:
+def _lock_rules(wanted: int) -> dict[str, Rule]:
+    """A lock keeps others waiting, and flock(2) takes one on a file that may only be read; giving it up harms no one.
+
+    Where nothing may be written, ENOSYS: what programs know of file systems without locks (`broker.files`).
+    """
+    return {"flock": (((masked(1, 0xFFFFFFFF ^ _LOCK_NB, _LOCK_UN),), ALLOW), wanted)}
+
+
+def _metadata_rules(otherwise: int) -> dict[str, Rule]:
     """All but set-uid and set-gid. A new owner is the kernel's to refuse: without CAP_CHOWN a file can't be given away,
     and in a user namespace no other user or group even has a number (chown(2), user_namespaces(7)).
     """
-    rules: dict[str, Rule] = dict.fromkeys(METADATA.split(), ALLOW)
+    rules: dict[str, Rule] = dict.fromkeys(METADATA.split(), otherwise)
     modes = {"chmod": 1, "fchmod": 1, "fchmodat": 2, "fchmodat2": 2}
-    rules.update((name, _only(no_bit(mode, _SETUID_SETGID))) for name, mode in modes.items())
+    rules.update((name, (((no_bit(mode, _SETUID_SETGID),), otherwise), EPERM)) for name, mode in modes.items())
     return rules
 
 
@@ -307,13 +332,13 @@ def _socket_rules() -> dict[str, Rule]:
     }
 
 
-def _network_rules(network: Collection[str]) -> dict[str, Rule]:
+def _network_rules(brokered: Collection[str]) -> dict[str, Rule]:
     """Stream sockets, whose way to anywhere the broker opens: connect(2), bind(2), listen(2).
 
     No datagrams, whose every message may have an address of its own (unix(7): in the file system too).
     """
     stream = masked(1, _SOCK_TYPE, _SOCK_STREAM)
-    by_path = (((equals(0, _AF_UNIX), stream, equals(2, 0)), ALLOW),) if "unix" in network else ()
+    by_path = (((equals(0, _AF_UNIX), stream, equals(2, 0)), ALLOW),) if "unix" in brokered else ()
     rules: dict[str, Rule] = {
         "socket": (((one_of(0, _AF_INET), stream, one_of(2, _TCP)), ALLOW), *by_path, EACCES),
         "setsockopt": (
@@ -323,9 +348,9 @@ def _network_rules(network: Collection[str]) -> dict[str, Rule]:
             ENOPROTOOPT,
         ),
     }
-    if "connect" in network:
+    if "connect" in brokered:
         rules["connect"] = NOTIFY
-    if "listen" in network:
+    if "listen" in brokered:
         rules |= {"bind": NOTIFY, "listen": NOTIFY, "accept": ALLOW, "accept4": ALLOW}
     return rules
 

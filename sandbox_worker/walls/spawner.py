@@ -7,17 +7,18 @@ It talks to its host over `control`:
               interpreter}]
     ["spawn", {argv, env, cwd, rules, links,   ["spawned", pid] or ["error", text]
                limits, tier, named,
-               network, broker}] + 4 or 5 descriptors
+               brokered, broker, unjudged}]
+      + 4 or 5 descriptors
     ["reap", pid]                              ["reaped", pid, wait status]
 
 "base" comes first and once. Its rules hold for every worker (standard library, shared libraries); their paths stay
 open, so that a spawn only adds them. `view` and `links` are what they come to in tier `walled` (`view.arrange`); that
 tier is tried at once, in a child. "ready" says what the machine has (`Machine.report`), and which of these paths are
 `skipped` because they can't be opened as they are written (`landlock.open_rules`). The descriptors are those of calls,
-replies, events and log, and, where `network` names what the broker (process `broker`) answers for the worker, a unix
-socket that leads there. A worker that is to be reaped and still lives after a second is killed; until it is reaped it
-stays a zombie, so that its pid never names another process. "reaped" comes when it is true: frames sent meanwhile are
-answered first.
+replies, events and log, and, where `brokered` names what the broker (process `broker`) answers for the worker, a unix
+socket that leads there; `unjudged` is as `profile.worker_filter` has it. A worker that is to be reaped and still lives
+after a second is killed; until it is reaped it stays a zombie, so that its pid never names another process. "reaped"
+comes when it is true: frames sent meanwhile are answered first.
 
 The end of the stream, a frame that makes no sense and the host's death end the spawner and, before, all workers.
 The host's death is watched by a pidfd: a parent-death signal would come when the *thread* that started the spawner
@@ -153,12 +154,12 @@ class Spawner:
 
     def _fork(self, wanted: dict[str, Any], descriptors: list[int]) -> int:
         calls, replies, events, log, *channel = descriptors
-        network = wanted.get("network", ())
-        if bool(network) != bool(channel):
-            raise ValueError("a broker's socket without a network to decide, or the other way round")
+        brokered = wanted.get("brokered", ())
+        if bool(brokered) != bool(channel):
+            raise ValueError("a broker's socket without anything to decide, or the other way round")
         os.set_blocking(events, False)  # of the open file, so for the worker too: an event never holds it up
         tier = wanted["tier"]
-        program = self._machine.filter_of(tier, network)
+        program = self._machine.filter_of(tier, brokered, unjudged=wanted.get("unjudged", False))
         ruleset = self._ruleset(wanted["rules"]) if tier in (WALLED, CONFINED) else None
         try:
             plan = lockdown.Plan(

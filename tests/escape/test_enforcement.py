@@ -33,6 +33,10 @@ ATTEMPTS: Final = {
     "deny inside allow": ("open(denied).read()", "done(libc.open(denied.encode(), 0))"),
     "names, sizes, times": ("import os; os.stat(outside)", "done(libc.access(outside.encode(), 0))"),
     "chmod, utime": ("import os; os.chmod(readable, 0o777)", "libc.chmod(readable.encode(), 0o777)"),
+    "flock": (
+        "import fcntl; fcntl.flock(open(readable), fcntl.LOCK_SH)",
+        "done(libc.flock(done(libc.open(readable.encode(), 0)), 1))",
+    ),
     "net.connect": (
         "import socket; socket.create_connection(('127.0.0.1', port), 5).close()",
         "import struct; where = struct.pack('=HH4s8x', 2, (port >> 8) | (port & 255) << 8, bytes((127, 0, 0, 1)))\n"

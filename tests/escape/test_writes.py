@@ -180,7 +180,7 @@ def test_dev_null_may_be_written(attacker: Any) -> None:
     attacker().run("open('/dev/null', 'w').write('x')")
 
 
-# --- metadata: the kernel layer pretends, the hook refuses
+# --- metadata: more of it in test_metadata.py
 
 METADATA: Final = {
     "chmod": "os.chmod(path, 0o4777)",
