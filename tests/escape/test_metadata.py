@@ -15,6 +15,7 @@ import pytest
 from walls_driver import LIKE_DOCKER
 
 from host import PermissionDenied
+from host.run.spawner import Spawner
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -334,3 +335,26 @@ def test_an_ordinary_permission_error_has_no_hint(plugin_from: Any, places: Path
     with pytest.raises(PermissionError) as caught:
         plugin.call("fail", path=str(granted / "open.txt"))
     assert not any(note.startswith("hint") for note in caught.value.__notes__)
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_a_machine_without_notifications_pretends_below_walled(
+    attacker: Any, places: Path, tier: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And has no broker; a plugin that may write nothing is refused as everywhere."""
+    known = Spawner.__init__
+
+    def without(self: Spawner, *arguments: Any) -> None:
+        known(self, *arguments)
+        self.abilities["notifications"] = False
+
+    monkeypatch.setattr(Spawner, "__init__", without)
+    grant = [places / "granted"]
+    file = places / "granted" / "open.txt"
+    file.chmod(0o600)
+    change = "import os, fcntl; file = os.open(path, os.O_RDONLY); os.fchmod(file, 0o640); fcntl.flock(file, 2)"
+    worker = attacker(permissions={"fs.read": grant, "fs.write": grant}, tier=tier, minimum_tier=tier)
+    worker.run(change, path=file)
+    assert stat.S_IMODE(file.stat().st_mode) == (0o640 if tier == "walled" else 0o600)
+    assert brokers() == []
+    assert attacker(permissions={"fs.read": grant}, tier=tier, minimum_tier=tier).is_stopped(change, path=file)
