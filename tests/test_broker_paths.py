@@ -113,6 +113,17 @@ def test_a_link_leads_to_what_is_granted_and_nowhere_else(
     assert other.met == 0
 
 
+@pytest.mark.parametrize("root", ["/proc/{pid}/root", "/proc/{pid}/cwd"])
+def test_no_other_process_leads_to_a_socket(network: Network, servers: tuple[Server, Server], root: str) -> None:
+    """Its root may lie in another mount namespace, where what has the granted path is another socket."""
+    path = root.format(pid=network.broker.pid) + servers[0].path
+    code = f"{ATTACH}\nattempt(lambda: unix({path!r}))"
+    assert network.run(code, connect=(f"unix:{servers[0].path}",))[0] == "ELOOP"
+    code = f"{ATTACH}\nattempt(lambda: serve({path + '-made'!r}))"
+    assert network.run(code, listen=(f"unix:{servers[0].path}-made",))[0] == "ELOOP"
+    assert (servers[0].met, os.path.exists(servers[0].path + "-made")) == (0, False)
+
+
 @pytest.mark.parametrize("rule", ["unix:{folder}/other", "*", "unix:{folder}", "0.0.0.0/0"])
 def test_another_rule_reaches_no_socket(
     network: Network, servers: tuple[Server, Server], folder: str, rule: str

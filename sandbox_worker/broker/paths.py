@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 _MAKE_SOCKET: Final = 1 << 9  # LANDLOCK_ACCESS_FS_MAKE_SOCK
 _NO_NEW_PRIVS: Final = 38  # PR_SET_NO_NEW_PRIVS
+_AT_FDCWD: Final = -100
+# The root of another process may be another mount namespace's, where the same text is the place of another socket.
+_RESOLVE_NO_MAGICLINKS: Final = 0x02
 
 
 @contextlib.contextmanager
@@ -62,7 +65,7 @@ def bound_to(taken: socket.socket) -> str | None:
 
 def _open(path: bytes, judge: Callable[[str], None], flags: int = 0) -> int:
     try:
-        return os.open(path, os.O_PATH | os.O_CLOEXEC | flags)
+        return linux.openat2(_AT_FDCWD, path, linux.open_how(os.O_PATH | os.O_CLOEXEC | flags, _RESOLVE_NO_MAGICLINKS))
     except OSError:
         judge(os.path.realpath(os.fsdecode(path)))
         raise
