@@ -28,6 +28,7 @@ from host.errors import (
     WorkerError,
 )
 from host.model.grants import Grant
+from host.model.supervision import RestartPolicy
 from host.service.plugin import SandboxedPlugin
 from host.service.plugin_host import PluginHost
 
@@ -51,6 +52,7 @@ __all__ = [
     "PluginTimeout",
     "ProtocolViolation",
     "ResourceLimitExceeded",
+    "RestartPolicy",
     "SandboxedPlugin",
     "SerializationError",
     "WorkerError",

@@ -14,7 +14,7 @@ from cli_driver import environment, plughold
 if TYPE_CHECKING:
     from pathlib import Path
 
-COMMANDS = ("demo", "call", "can", "check", "doctor")
+COMMANDS = ("demo", "call", "can", "check", "doctor", "clear")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

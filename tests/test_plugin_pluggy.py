@@ -276,7 +276,7 @@ def test_a_failed_restart_is_skipped_too(plugin_from: Any, manager: Any) -> None
     with pytest.raises(host.PluginStartError) as caught:
         plugin.call("render")
     assert caught.value.hook == "render"
-    assert plugin.state == "STOPPED"
+    assert plugin.state == "BACKOFF"
     (plugin._manifest.path / "mark").unlink()
     with pytest.raises(host.PluginCrashed):
         plugin.call("render")

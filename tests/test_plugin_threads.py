@@ -49,7 +49,7 @@ def test_eight_threads_with_two_hundred_calls_each_get_their_own_answers(plugin_
 
 
 def test_threads_whose_calls_end_the_worker_harm_only_themselves(plugin_from: Any) -> None:
-    plugin = plugin_from(SOURCE)
+    plugin = plugin_from(SOURCE, restart_policy=host.RestartPolicy(failures=20, first_pause=0.001, longest_pause=0.001))
 
     def calls(thread: int) -> int:
         crashed = 0

@@ -18,7 +18,7 @@ from host.cli.report import Report, failed, say
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-COMMANDS: Final = ("demo", "call", "can", "check", "doctor")
+COMMANDS: Final = ("demo", "call", "can", "check", "doctor", "clear")
 """Each is the object of that name in the module of that name, imported when it is asked for: rich is slow to import."""
 READER_GONE: Final = 141
 """128 and SIGPIPE, as a shell reports a program that this signal ended."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from host.model.manifest import expand
 from host.model.plan import NET_KINDS
 from host.run import interpreter as interpreters
-from host.service.plugin_host import _data_home
+from host.service.plugin_host import data_home
 from sandbox_worker.permissions import ENFORCED_KINDS, UNIX, Rule, decide, hint, parse_rule
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def _beneath(target: str, paths: Iterable[str]) -> bool:
 def _variables(manifest: Manifest) -> dict[str, str]:
     return {
         "plugin": str(manifest.path),
-        "data": str(_data_home() / "plughold" / manifest.project / manifest.name),
+        "data": str(data_home() / manifest.project / manifest.name),
         "tmp": _TEMPORARY,
         "home": os.path.expanduser("~"),
     }

@@ -131,3 +131,29 @@ class PluginFailed(Event):
     event: ClassVar[str] = "plugin.failed"
     hook: str
     error: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PluginPaused(Event):
+    """A worker failed again, the `failures`th time within the window: the next one starts after `seconds`."""
+
+    event: ClassVar[str] = "plugin.paused"
+    failures: int
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PluginQuarantined(Event):
+    """Workers failed too often: none is started any more. `error` is the last failure's class."""
+
+    event: ClassVar[str] = "plugin.quarantined"
+    failures: int
+    error: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PluginCleared(Event):
+    """The plugin is not quarantined any more: somebody restarted or cleared it (`by`, ``restart`` or ``clear``)."""
+
+    event: ClassVar[str] = "plugin.cleared"
+    by: str

@@ -92,6 +92,7 @@ class Manifest:
     entry: str | None
     path: Path
     environment: str = "isolated"
+    instances: int = 1
     description: str = ""
     permissions: tuple[Entry, ...] = ()
     deny: tuple[Entry, ...] = ()

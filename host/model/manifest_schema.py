@@ -259,8 +259,7 @@ _PEP_440: Final = (
 _PLUGIN_KEYS: Final = {
     "name": _text("Name of the plugin", "1 to 64 characters of a-z, 0-9 and -", "[a-z0-9-]{1,64}", longest=64),
     "version": _text("Version of the plugin", 'a version as in PEP 440, such as "1.4.0"', _PEP_440),
-    # It names the folder beneath which the plugin's data lies.
-    "project": _text(
+    "project": _text(  # it names the folder beneath which the plugin's data lies
         "The pluggy project name that its hook implementations are marked with",
         "1 to 64 characters of A-Z, a-z, 0-9, _, . and -, not beginning with . or -",
         "[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}",
@@ -285,6 +284,7 @@ _PLUGIN_KEYS: Final = {
         ("isolated", "host"),
         default="isolated",
     ),
+    "instances": _count("Workers of the plugin, each for one call at a time", 16, 1),
     "description": _text("What the plugin does", "a text of at most 500 characters", longest=500, default=""),
 }
 

@@ -92,6 +92,7 @@ class WorkerProcess:
         self._watcher: Final = watcher
         self._lock = threading.RLock()  # the watcher and the calling thread both drain, kill and reap
         self._status: int | None = None
+        self.orphaned = False
         ours: list[int] = []
         theirs: list[int] = []
         try:
@@ -197,8 +198,8 @@ class WorkerProcess:
                 ended(self.pidfd, _REAP_TIMEOUT)
                 try:
                     self._status = self.process.reap()
-                except HostError:
-                    self._status = signal.SIGKILL  # the spawner is gone, and PDEATHSIG took the worker with it
+                except HostError:  # the spawner is gone, and PDEATHSIG took the worker with it
+                    self._status, self.orphaned = signal.SIGKILL, True
 
     def close(self) -> None:
         """Hang up, wait a moment, kill, reap, and give every descriptor back. Idempotent."""

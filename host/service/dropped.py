@@ -12,16 +12,19 @@ _MOST: Final = 256
 
 
 class Dropped:
-    """The drops of one plugin: its own claims, which can only take from itself."""
+    """The drops of one plugin: its own claims, which can only take from itself.
 
-    __slots__ = ("_drops", "_rules", "_tmp")
+    Each worker has a private ``${tmp}`` of its own, or none: `tmp` is that of the worker a question is about.
+    """
+
+    __slots__ = ("_drops", "_rules")
 
     def __init__(self) -> None:
         self._drops: dict[tuple[str, str], None] = {}
-        self._rules: dict[str, list[Rule]] = {}
-        self._tmp: str | None = None
+        self._rules: dict[tuple[str, str | None, int], list[Rule]] = {}
+        """By kind, `tmp` and number of drops: what another thread reads meanwhile is never taken for the newest."""
 
-    def add(self, kind: str, target: str) -> str | None:
+    def add(self, kind: str, target: str, tmp: str | None) -> str | None:
         """Note one; its target as it is kept, or None where it is no rule or nothing new."""
         try:
             parse_rule(kind, target)
@@ -29,40 +32,33 @@ class Dropped:
             return None
         if len(self._drops) >= _MOST:
             target = "*"
-        if self._tmp is not None and f"{target}/".startswith(f"{self._tmp}/"):  # the next worker has another folder
-            target = "${tmp}" + target.removeprefix(self._tmp)
+        if tmp is not None and f"{target}/".startswith(f"{tmp}/"):  # the next worker has another folder
+            target = "${tmp}" + target.removeprefix(tmp)
         if (kind, target) in self._drops:
             return None
         self._drops[kind, target] = None
-        self._parse()
         return target
 
-    def covers(self, kind: str, target: str) -> bool:
+    def covers(self, kind: str, target: str, tmp: str | None) -> bool:
         """Whether a refusal is the plugin's own wish."""
-        rules = self._rules.get(kind)
+        key = kind, tmp, len(self._drops)
+        rules = self._rules.get(key)
+        if rules is None:
+            rules = [parse_rule(kind, text) for of, text in self.for_worker(tmp) if of == kind]
+            self._rules = {known: found for known, found in self._rules.items() if known[2] == key[2]} | {key: rules}
         try:
-            return rules is not None and decide(kind, (), rules, target).reason == DENY_RULE
+            return bool(rules) and decide(kind, (), rules, target).reason == DENY_RULE
         except RequestError:
             return False
 
     def for_worker(self, tmp: str | None) -> list[tuple[str, str]]:
-        """Every drop as a rule of a worker that starts, whose private ``${tmp}`` is `tmp` if it has one."""
-        self._tmp = tmp
-        self._parse()
-        return self._all()
+        """Every drop as a rule of a worker with this `tmp`."""
+        return [(kind, self.spelled(target, tmp)) for kind, target in list(self._drops)]
 
-    def _all(self) -> list[tuple[str, str]]:
-        return [(kind, self.spelled(target)) for kind, target in self._drops]
-
-    def spelled(self, target: str) -> str:
-        """A kept target as a rule of the worker that runs.
+    @staticmethod
+    def spelled(target: str, tmp: str | None) -> str:
+        """A kept target as a rule of such a worker.
 
         Only what `add` wrote so begins with the variable: a path that a plugin reports is absolute.
         """
-        return (self._tmp or "") + target.removeprefix("${tmp}") if target.startswith("${tmp}") else target
-
-    def _parse(self) -> None:
-        found: dict[str, list[Rule]] = {}
-        for kind, target in self._all():
-            found.setdefault(kind, []).append(parse_rule(kind, target))
-        self._rules = found
+        return (tmp or "") + target.removeprefix("${tmp}") if target.startswith("${tmp}") else target

@@ -13,7 +13,7 @@ import dataclasses
 import logging
 import re
 import time
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from host.errors import HostError
 from host.model.sanitise import visible
@@ -28,9 +28,10 @@ if TYPE_CHECKING:
 
     from host.model.grants import Effective
     from host.service.dropped import Dropped
-    from host.service.turn import Turns
+    from host.service.turn import Place, Turns
 
 _F = TypeVar("_F", bound="Callable[..., Any]")
+_P = TypeVar("_P", bound="Place")
 
 _log: Final = logging.getLogger("host")
 
@@ -85,25 +86,32 @@ class Functions:
         return self._offered.get(name)
 
 
-class Asked:
-    """One plugin's asks for functions, as they are answered. Called by whoever runs the plugin's call."""
+class Asked(Generic[_P]):
+    """The asks for functions of one worker after the other, as they are answered. Called by whoever runs their call."""
 
-    __slots__ = ("_dropped", "_functions", "_plugin", "_refuse", "_spent", "_turn", "_turns")
+    __slots__ = ("_dropped", "_functions", "_place", "_plugin", "_refuse", "_spent", "_turn", "_turns")
 
     def __init__(
-        self, plugin: str, functions: Functions, dropped: Dropped, turns: Turns, refuse: Callable[[str, str], None]
+        self,
+        plugin: str,
+        functions: Functions,
+        dropped: Dropped,
+        turns: Turns[_P],
+        place: _P,
+        refuse: Callable[[str, str], None],
     ) -> None:
         self._plugin = plugin
         self._functions = functions
         self._dropped = dropped
         self._turns = turns
+        self._place = place
         self._refuse = refuse
         self._turn = -1
         self._spent = 0.0
 
     def reason(self, name: str, effective: Effective) -> str:
         """Why the plugin may call the function, or why not."""
-        if self._dropped.covers("host", name):
+        if self._dropped.covers("host", name, None):
             return DROPPED
         reason = reason_for("host", name, effective)
         return NOT_OFFERED if reason == ALLOWED and self._functions.get(name) is None else reason
@@ -123,7 +131,7 @@ class Asked:
             left = function.timeout - self._spent
             if left <= 0:
                 raise TimeoutError(f"the functions of this call took more than {function.timeout:g} s together")
-            with self._turns.serving():
+            with self._turns.serving(self._place):
                 value = function.run(**ask.arguments)
                 if hasattr(type(value), "__await__"):
                     value = _awaited(value, left)

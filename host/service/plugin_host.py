@@ -8,6 +8,7 @@ import functools
 import itertools
 import logging
 import os
+import shlex
 import threading
 import time
 import weakref
@@ -20,16 +21,20 @@ from host.model.events import Event, PluginName, WorkerExited, WorkerPid, Worker
 from host.model.grants import Effective, Grant, effective, requested
 from host.model.links import PlantedLink, resolver
 from host.model.manifest import Manifest, load_manifest
+from host.model.supervision import RestartPolicy
 from host.run import interpreter as interpreters
 from host.service.functions import TIMEOUT, Functions
 from host.service.plugin import SandboxedPlugin
+from host.service.supervisor import Supervisor, Surroundings
 from host.service.workers import Workers
 from host.store.audit_log import AuditLog, AuditLogBroken
+from host.store.quarantine import Quarantines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from host.run.worker import Worker
+    from host.service.lane import Lane
 
 _F = TypeVar("_F", bound="Callable[..., Any]")
 
@@ -48,7 +53,8 @@ class PluginHost:
     lets a hook call go on without a plugin that failed, ``"raise"`` raises. `on_event` gets frozen records
     (`host.model.events`) one at a time and in order, while a call into this package runs, with no lock held; what it
     raises is logged. `audit`: path of a JSON Lines file; what can't be audited does not run. `start`: ``"exec"``.
-    `data`: folder for the plugins' private data, instead of ``$XDG_DATA_HOME/plughold/PROJECT``.
+    `data`: folder for the plugins' private data, instead of ``$XDG_DATA_HOME/plughold/PROJECT``; what is quarantined is
+    noted there too. `restart_policy`: what failures cost a plugin.
 
     Raises ValueError for an option that is none, LockdownUnavailable where the tier can't be reached, OSError where
     the audit log can't be opened.
@@ -67,6 +73,7 @@ class PluginHost:
         audit: str | os.PathLike[str] | None = None,
         start: Literal["exec"] = "exec",
         data: str | os.PathLike[str] | None = None,
+        restart_policy: RestartPolicy = RestartPolicy(),  # noqa: B008 - frozen
     ) -> None:
         if on_failure not in ("skip", "raise") or start != "exec":
             raise ValueError('on_failure is "skip" or "raise", start is "exec"')
@@ -88,12 +95,15 @@ class PluginHost:
         self._audit = AuditLog(audit) if audit is not None else None
         self._unaudited: OSError | None = None
         try:
-            folder = Path(data) if data is not None else _data_home() / "plughold" / project_name
-            self._workers = Workers(minimum_tier, tier, folder.absolute())
+            folder = (Path(data) if data is not None else data_home() / project_name).absolute()
+            self._workers = Workers(minimum_tier, tier, folder)
         except BaseException:
             if self._audit is not None:
                 self._audit.close()
             raise
+        options = f" --data {shlex.quote(str(folder))}" if data is not None else ""
+        self._surroundings = Surroundings(restart_policy, Quarantines(folder), self._tell, self._stamp, options)
+        self._supervisors: dict[str, Supervisor] = {}
         _hosts.add(self)
 
     @property
@@ -113,11 +123,11 @@ class PluginHost:
             text = f"{found.file}: plugin.project is {found.project!r}, and this host is for {self.project_name!r}"
             raise ManifestError(text, path=str(found.file), key="plugin.project", plugin=found.name)
         variables = self._workers.variables(found)
-        plugin = SandboxedPlugin(self, found, self._decide(found, variables))
+        effective, supervisor = self._decide(found, variables), self._supervisor_for(found)
         with self._lock:
             if found.name in self._plugins:
                 raise ValueError(f"a plugin called {found.name!r} is loaded already")
-            self._plugins[found.name] = plugin
+            self._plugins[found.name] = plugin = SandboxedPlugin(self, found, effective, supervisor)
         try:
             plugin._begin()
         except BaseException:
@@ -150,7 +160,7 @@ class PluginHost:
 
     def _finish_closing(self) -> None:
         """The rest of `close`, once no plugin has a worker: one that a signal handler closed in a call ends with it."""
-        if not self._closed or any(plugin._worker is not None for plugin in self._plugins.values()):
+        if not self._closed or any(plugin._workers() for plugin in self._plugins.values()):
             return
         self._workers.close()
         if self._audit is not None:
@@ -171,6 +181,14 @@ class PluginHost:
 
     def __iter__(self) -> Iterator[SandboxedPlugin]:
         return iter(list(self._plugins.values()))
+
+    def _supervisor_for(self, manifest: Manifest) -> Supervisor:
+        """The plugin's supervisor, which remembers what happened the last time that it was loaded."""
+        with self._lock:
+            known = self._supervisors.get(manifest.name)
+            if known is None or not known.is_for(manifest):
+                known = self._supervisors[manifest.name] = Supervisor(manifest, self._surroundings)
+            return known
 
     # --- what a plugin may
 
@@ -216,33 +234,35 @@ class PluginHost:
 
     # --- for its plugins
 
-    def _start(self, plugin: SandboxedPlugin) -> Worker:
-        """A new worker for `plugin`, which has reported its hooks."""
+    def _start(self, plugin: SandboxedPlugin, lane: Lane) -> Worker:
+        """A new worker for `plugin` at `lane`, which has reported its hooks."""
         self._check_open()
-        started, name = time.monotonic(), plugin.__name__
+        started, name, failed = time.monotonic(), plugin.__name__, []
+        has_tmp = any(entry.target.startswith("${tmp}") for entry in plugin._manifest.permissions)
 
         def decide(variables: dict[str, str]) -> Effective:
             known, plugin._fresh = plugin._fresh, None  # by `load`, just now
             if known is None or variables != self._workers.variables(plugin._manifest):
                 known = self._decide(plugin._manifest, variables)
-            plugin._effective = plugin._narrowed(known, variables["tmp"])
-            return plugin._effective
+            return lane.decided(known, variables["tmp"] if has_tmp else None)
+
+        def on_failed(worker: Worker) -> None:
+            self._say_ended(plugin, worker)
+            failed.append(worker)
 
         try:
-            worker = self._workers.start(
-                plugin._manifest,
-                decide,
-                plugin._take_events,
-                self._noticed,
-                lambda worker: self._say_ended(plugin, worker),
-            )
+            worker = self._workers.start(plugin._manifest, decide, lane.take_events, self._noticed, on_failed)
         except WorkerError as e:
             e.plugin, e.args = name, (e.args[0] if str(e).startswith(f"plugin {name} ") else f"plugin {name} {e}",)
+            if failed:
+                lane.failed_to_start(failed[0], e)
             raise
         try:
             plugin._adopt(worker.hooks)
-        except BaseException:
+        except BaseException as e:
             self._stop(plugin, worker)
+            if isinstance(e, WorkerError):
+                lane.failed_to_start(worker, e)
             raise
         seq, ts = self._stamp()
         took = round(time.monotonic() - started, 4)
@@ -314,7 +334,7 @@ class PluginHost:
         self._closed = True
         self._untold.clear()
         plugins = list(self._plugins.values())
-        self._workers.abandon(worker for p in plugins if (worker := p._worker) is not None)
+        self._workers.abandon(worker for plugin in plugins for worker in plugin._workers())
         for plugin in plugins:
             plugin._die()
         if self._audit is not None:
@@ -361,10 +381,13 @@ os.register_at_fork(after_in_child=_after_fork)
 atexit.register(_at_exit)
 
 
-def _data_home() -> Path:
-    """$XDG_DATA_HOME, or its default (XDG base directory specification: relative values are ignored)."""
+def data_home() -> Path:
+    """Where the data of all projects lies unless a host is told otherwise, one folder for each.
+
+    It is in $XDG_DATA_HOME, or its default (XDG base directory specification: relative values are ignored).
+    """
     given = os.environ.get("XDG_DATA_HOME", "")
-    return Path(given) if os.path.isabs(given) else Path.home() / ".local" / "share"
+    return (Path(given) if os.path.isabs(given) else Path.home() / ".local" / "share") / "plughold"
 
 
 __all__ = ["PluginHost", "PluginName"]
