@@ -12,12 +12,14 @@ import posix
 import sys
 
 from sandbox_worker import audit_hook, facts, importer, messages, serve, wire
+from sandbox_worker._loading import after_loading
 from sandbox_worker._msgpack import MODULES, KeptModules
 from sandbox_worker.channel import EVENTS, Channel
 from sandbox_worker.errors import PermissionDenied
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, Final, NoReturn
 
 EXIT_NO_SETTINGS: Final = 80
@@ -47,6 +49,7 @@ def main() -> NoReturn:
     )
     parked = _thread.allocate_lock()
     parked.acquire()
+    after_loading("threading", _know_main_thread(_thread.get_ident()))
     server = serve.Server(channel, settings)
     sys.modules["sandbox_worker"].server = server  # type: ignore[attr-defined]  # for plugin_api
     _thread.start_new_thread(server.run, ())
@@ -54,6 +57,21 @@ def main() -> NoReturn:
     del channel, settings, server
     parked.acquire()  # for ever: the process ends by os._exit in the plugin's thread, or is killed
     posix._exit(serve.EXIT_BROKEN)
+
+
+def _know_main_thread(ident: int) -> Callable[[Any], None]:
+    """Before CPython 3.13 `threading` takes the thread that first imports it for the main one. A plugin's is not: who
+    asks whether it may handle signals, as event loops do, is told what the interpreter would tell it."""
+
+    def know(threading: Any) -> None:
+        main = threading.main_thread()
+        if main.ident != ident:
+            threading._active.pop(main.ident, None)
+            threading._active[ident] = main
+        main._ident, main._native_id = ident, posix.getpid()
+        threading.current_thread()._daemonic = False  # what it starts is no daemon either, as in a program of its own
+
+    return know
 
 
 def _freeze(settings: dict[str, Any]) -> None:

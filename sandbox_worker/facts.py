@@ -11,11 +11,11 @@ from __future__ import annotations
 import posix
 import sys
 
+from sandbox_worker._loading import after_loading
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from _frozen_importlib import ModuleSpec
     from collections.abc import Callable, Collection, Mapping
-    from types import ModuleType
     from typing import Any, Final
 
 NOBODY: Final = 65534
@@ -36,10 +36,7 @@ def install(granted: Collection[str], page_count: int, interfaces: Collection[tu
     """
     for name, functions in _posix_answers(granted, page_count).items():
         _replace(("posix", "os"), name, functions)
-    if "_socket" in sys.modules:
-        _answer_for_socket(granted, interfaces)
-    else:
-        sys.meta_path.insert(0, _SocketFinder(granted, interfaces))
+    after_loading("_socket", lambda _module: _answer_for_socket(granted, interfaces))
 
 
 def _replace(modules: tuple[str, ...], name: str, function: Callable[..., object]) -> None:
@@ -114,40 +111,3 @@ def _lookup(known: Mapping[Any, object]) -> Callable[[object], object]:
         return known[key]
 
     return look_up
-
-
-class _SocketFinder:
-    """Finds `_socket` as ever, once, and has it answered for when it is loaded."""
-
-    def __init__(self, granted: Collection[str], interfaces: Collection[tuple[int, str]]) -> None:
-        self._given = granted, interfaces
-
-    def find_spec(self, fullname: str, _path: object = None, target: ModuleType | None = None) -> ModuleSpec | None:
-        """The other finders' spec of `_socket`, with a loader that calls theirs; None for every other name."""
-        if fullname != "_socket":
-            return None
-        sys.meta_path.remove(self)
-        for finder in sys.meta_path:
-            spec = finder.find_spec(fullname, None, target)
-            if spec is not None and spec.loader is not None:
-                spec.loader = _Answered(spec.loader, self._given)  # type: ignore[assignment]  # duck of a Loader
-                return spec
-        return None
-
-
-class _Answered:
-    """A loader that lets another load, and then puts the answers in."""
-
-    def __init__(self, loader: Any, given: tuple[Collection[str], Collection[tuple[int, str]]]) -> None:
-        self._loader = loader
-        self._given = given
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        """As the other loader does."""
-        made: ModuleType | None = self._loader.create_module(spec)
-        return made
-
-    def exec_module(self, module: ModuleType) -> None:
-        """As the other loader does, and then the answers."""
-        self._loader.exec_module(module)
-        _answer_for_socket(*self._given)

@@ -506,3 +506,11 @@ def test_under_the_refusals_of_a_container_engine_sockets_are_replaced() -> None
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() in ("addfd", "")
     need(found.stdout.strip(), "seccomp notifications")
+
+
+def test_an_address_of_localhost_is_localhost_unasked(network: Network, peer: Peer) -> None:
+    """libcurl knows the two addresses of localhost, and looks nothing up."""
+    rules = (f"localhost:{peer.port}",)
+    for where, said in (("127.0.0.1", "hello"), ("127.0.0.2", "EACCES")):
+        code = f"attempt(lambda: connect(({where!r}, {peer.port})).recv(9).decode())"
+        assert network.run(code, connect=rules, names=True)[0] == said

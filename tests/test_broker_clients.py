@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 import socket
 import sys
@@ -12,6 +11,7 @@ import threading
 from typing import TYPE_CHECKING, Final
 
 import pytest
+from client_code import need_package
 from test_broker import VARIANTS, Network
 from walls_driver import need
 
@@ -102,8 +102,7 @@ def servers() -> Iterator[tuple[Server, Server]]:
 def test_a_client_reaches_what_is_granted_and_fails_cleanly_elsewhere(
     servers: tuple[Server, Server], variant: str, client: str, name: str
 ) -> None:
-    if importlib.util.find_spec(client) is None:
-        pytest.skip(f"{client} is not installed")
+    need_package(client)
     packages = sysconfig.get_path("purelib")
     readable = [[os.path.realpath(path), "r"] for path in (packages, sys.base_prefix)]
     network = Network(replace=variant == "addfd")

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import sysconfig
 import textwrap
 from importlib import machinery
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
+from client_code import need_package
+from walls_driver import need
 
 import host
 from host.errors import GrantError, PermissionDenied, PluginStartError
@@ -73,6 +74,10 @@ return box.decrypt(box.encrypt(b"x")) == b"x"
         "import cffi\nf = cffi.FFI()\nf.cdef('int getpid(void);')\nreturn f.dlopen(None).getpid() > 0",
     ),
 }
+
+
+DENIED: Final = {"pydantic": "pydantic_core", "cffi": "ctypes"}
+"""By module: the target of the denial where that is another one."""
 
 
 @pytest.fixture
@@ -281,17 +286,35 @@ return found
     assert found == [eacces, eacces, eperm, eperm, eperm]
 
 
+def in_tier(manifest: Path, tier: str) -> tuple[Any, set[tuple[str, str]]]:
+    """What `f` gives in a worker of the tier, and the denials as (kind, target)."""
+    with host.PluginHost("t", grants="requested", on_failure="raise", tier=tier) as plugins:
+        try:
+            loaded = plugins.load(manifest)
+        except host.LockdownUnavailable as missing:
+            need(False, str(missing))
+        given = loaded.call("f")
+        return given, {(record.permission.kind, record.permission.target) for record in loaded.denials()}
+
+
+@pytest.mark.parametrize("tier", ["walled", "confined"])
 @pytest.mark.parametrize("module", sorted(LIBRARIES))
-def test_a_library_works_where_executable_anonymous_memory_is_refused(plugin: Callable[..., Path], module: str) -> None:
-    if importlib.util.find_spec(module) is None:
-        pytest.skip(f"{module} is not installed")
+def test_a_library_works_where_executable_anonymous_memory_is_refused(
+    plugin: Callable[..., Path], module: str, tier: str
+) -> None:
+    need_package(module)
     grant, body = LIBRARIES[module]
-    assert answer(plugin(body, f"native = {grant}", "host")) is True
+    assert in_tier(plugin(body, f"native = {grant}", "host"), tier)[0] is True
 
 
+@pytest.mark.parametrize("tier", ["walled", "confined"])
 @pytest.mark.parametrize("module", sorted(LIBRARIES))
-def test_a_library_that_is_not_granted_does_not_load(plugin: Callable[..., Path], module: str) -> None:
-    if importlib.util.find_spec(module) is None:
-        pytest.skip(f"{module} is not installed")
-    body = f"try:\n{textwrap.indent(LIBRARIES[module][1], '    ')}\nexcept ImportError:\n    return 'refused'"
-    assert answer(plugin(body, environment="host")) == "refused"
+def test_a_library_that_is_not_granted_does_not_load_and_the_denial_names_it(
+    plugin: Callable[..., Path], module: str, tier: str
+) -> None:
+    need_package(module)
+    body = LIBRARIES[module][1]
+    body = f"try:\n{textwrap.indent(body, '    ')}\nexcept ImportError:\n    return 'refused'"
+    given, denials = in_tier(plugin(body, environment="host"), tier)
+    assert given == "refused"
+    assert ("native", DENIED.get(module, module)) in denials

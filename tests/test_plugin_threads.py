@@ -241,3 +241,28 @@ def test_an_event_is_told_once_however_many_threads_call(plugin_from: Any) -> No
     assert sorted(targets) == sorted(f"/etc/{number}" for number in range(50))
     assert len({event.seq for event in seen}) == len(seen)
     assert not any(isinstance(event, WorkerExited) for event in seen)
+
+
+def test_a_plugins_thread_is_not_the_main_one_whatever_imports_threading_first(plugin_from: Any) -> None:
+    """Event loops set up signals on the main thread, which the interpreter lets no other thread do."""
+    plugin = plugin_from(
+        """
+        import threading, asyncio, os
+        @hookimpl
+        def look():
+            main, here = threading.main_thread(), threading.current_thread()
+            started = threading.Thread(target=lambda: None)
+            started.start()
+            started.join()
+            return [here is main, main.native_id == os.getpid(), main in threading.enumerate(), started.daemon]
+        @hookimpl
+        def signals():
+            import signal
+            async def main():
+                asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, print)
+            asyncio.run(main())
+        """
+    )
+    assert plugin.call("look") == [False, True, True, False]
+    with pytest.raises(RuntimeError, match="main thread"):
+        plugin.call("signals")

@@ -39,6 +39,8 @@ HOSTS: Final = b"/etc/hosts"
 _CONTENTS: Final = {b"/etc/nsswitch.conf": b"hosts: files\n"}
 _ABSENT: Final = frozenset((b"/etc/resolv.conf", b"/etc/gai.conf", b"/etc/host.conf"))
 _RESOLVE: Final = RESOLVE_PREFIX.encode()
+_LOCALHOST: Final = (bytes((127, 0, 0, 1)), bytes(15) + b"\x01")
+"""RFC 6761, 6.3: clients may know these addresses of localhost without asking, and libcurl does."""
 _HOSTS_NAMES_MAX: Final = 64
 _ASKERS_MAX: Final = 256
 
@@ -115,7 +117,8 @@ class Calls:
         address = self._address(call)
         if isinstance(address, UnixPath):
             return lambda: self._connect_path(call, address.path)
-        self._require(rules.CONNECT, address, self._names.of(address.ip))
+        known = ["localhost"] if address.ip in _LOCALHOST else []
+        self._require(rules.CONNECT, address, self._names.of(address.ip) + known)
         taken = self._sockets.take(call, address.family)
         if fcntl.fcntl(taken, fcntl.F_GETFL) & os.O_NONBLOCK:
             self._settle(call, taken, taken.connect_ex(address.where))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import importlib.util
 import os
 import socket
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
+from client_code import need_package
 
 import host
 
@@ -102,8 +102,7 @@ def require(client: str) -> dict[str, Any]:
     """Options of a plugin that may import `client`."""
     if client not in FOREIGN:
         return {}
-    if importlib.util.find_spec(client) is None:
-        pytest.skip(f"{client} is not installed")
+    need_package(client)
     return {"plugin": {"environment": "host"}}
 
 
