@@ -64,6 +64,9 @@ JUDGED: Final = frozenset(
 )
 """Events that a rule decides. Everything else in CPython's own namespaces is refused."""
 
+COMMAND_REFUSED: Final = "plughold.run"
+"""Raised by `commands` where the keeper refused one: (program, why)."""
+
 NAMESPACES: Final = frozenset(
     """
     _posixsubprocess _remote_debugging _thread _winapi _wmi array asyncio builtins code cpython ctypes ensurepip fcntl
@@ -199,10 +202,14 @@ def _judge_import(name, filename, refuse, denied, native, unhooked, libraries, a
             refuse("native", text, absent, denied)
 
 
-def _judge_run(event, args, refuse, denied, absent, pid, str, bytes, list, int, type):
-    """No rule grants a process in this version; say which program was wanted."""
+def _judge_run(event, args, refuse, denied, absent, pid, run, str, bytes, list, int, type):
+    """Say which program was wanted. With a `run` grant the keeper decides, and its refusal comes here as an event."""
     if event == "os.kill" and type(args[0]) is int and args[0] == pid:
         return
+    if run and (event == "subprocess.Popen" or event == "_posixsubprocess.fork_exec"):
+        return
+    if event == "plughold.run" and type(args[0]) is str and type(args[1]) is str:
+        refuse("run", args[0], args[1], denied)
     program = args[0] if args else None
     if event == "subprocess.Popen" and program is None and type(args[1]) is list and args[1]:
         program = args[1][0]
@@ -282,12 +289,12 @@ def build(
 
     `rules` holds tuples of path prefixes that end in "/": ``read`` and ``write``, each (allow, special, deny) as
     `permissions.path_verdict` takes them, and ``libraries``, the folders and files whose compiled modules may load;
-    ``calls``, those of FOREIGN_CALLS that are granted; ``network`` is empty or the tables of `audit_network`. `kernel`
-    says that Landlock judges every open beneath; `event_fd` is where denials are reported; `pid` is the worker's own.
-    While `adding` says True, a further hook may be installed (`narrower`).
+    ``calls``, those of FOREIGN_CALLS that are granted; ``run``, whether commands are; ``network`` is empty or the
+    tables of `audit_network`. `kernel` says that Landlock judges every open beneath; `event_fd` is where denials are
+    reported; `pid` is the worker's own. While `adding` says True, a further hook may be installed (`narrower`).
     """
     own: list[Callable[..., Any]] = []
-    calls = rules.get("calls", ())
+    calls, run = rules.get("calls", ()), bool(rules.get("run"))
 
     def bind(function: Any, *defaults: object) -> Callable[..., Any]:
         own.append(detached(function, *defaults))
@@ -312,9 +319,10 @@ def build(
     )  # fmt: skip
     network = rules.get("network", ())
     judge_network = bind(*audit_network.arguments(bind, network, refuse, ABSENT, DENY_RULE))
-    judge_run = bind(_judge_run, refuse, PermissionDenied, ABSENT, pid, str, bytes, list, int, type)
+    judge_run = bind(_judge_run, refuse, PermissionDenied, ABSENT, pid, run, str, bytes, list, int, type)
+    judged = JUDGED | {COMMAND_REFUSED} if run else JUDGED
     namespaces = NAMESPACES - {"ctypes"} if "ctypes" in calls else NAMESPACES
     return detached(
-        _hook, HARMLESS, JUDGED, namespaces, judge_open, judge_path, judge_import, judge_network, judge_run, refuse,
+        _hook, HARMLESS, judged, namespaces, judge_open, judge_path, judge_import, judge_network, judge_run, refuse,
         PermissionDenied, InterpreterDenied, INTERPRETER, ABSENT, kernel, tuple(own), adding, str, int, type,
     )  # fmt: skip

@@ -173,6 +173,10 @@ class Permissions:
             self._add_hook(settings, gate, kind, ())
         elif kind == "env":
             _forget_variables(after)
+        elif kind == "run" and settings["run"]:
+            from sandbox_worker import commands
+
+            commands.give_up(text)
         elif kind == "sys":
             self._answer_neutrally(settings, gate, after)
 

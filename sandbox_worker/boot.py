@@ -115,7 +115,8 @@ def _probe_kernel(settings: dict[str, Any]) -> list[str]:
     # The kernel answers EACCES for a folder; EPERM is the filter, whose one execve is spent.
     _must_fail(_EPERM, posix.execv, "/", ["/"])
     proofs.append("exec")
-    for descriptor in range(EVENTS + 1, EVENTS + 11):
+    first = EVENTS + (2 if settings["run"] else 1)  # the way to the keeper of its commands
+    for descriptor in range(first, first + 10):
         _must_fail(_EBADF, posix.fstat, descriptor)
     proofs.append("descriptors")
     return proofs
@@ -140,7 +141,12 @@ def _install_hook(settings: dict[str, Any]) -> list[str]:
     kernel = settings["tier"] in _LANDLOCKED
     if not kernel:
         _use_full_paths()
-    _stub_process_starter()
+    if settings["run"]:
+        from sandbox_worker import commands
+
+        commands.install()
+    else:
+        _stub_process_starter()
     network = settings["network"]
     if network and any(not stem.startswith(("4:", "6:", "unix:")) for stem, _, _ in network[0]):
         from sandbox_worker import _resolve

@@ -28,6 +28,12 @@ DROPPED: Final = "dropped"
 """The plugin had it and gave it up (`plugin_api.permissions.drop`)."""
 NOT_OFFERED: Final = "not-offered"
 """The plugin may call functions of this name, and the application has none."""
+OF_COMMANDS: Final = {
+    "arguments": "the manifest allows it with other arguments",
+    "name": "a command is called by the name that the manifest has for it",
+    "writable": "the plugin may write to that file",
+}
+"""Why a command that the manifest names is refused all the same (`walls.command_policy`), in words."""
 INTERPRETER: Final = "interpreter"
 """The pseudo permission of introspection events: nothing in a manifest requests it."""
 
@@ -45,6 +51,8 @@ def refusal(permission: str, target: str, reason: str) -> str:
     why = "a deny rule covers it" if reason == DENY_RULE else "no rule of the manifest allows it"
     if reason == DROPPED:
         why = "the plugin gave it up"
+    if permission == "run":
+        why = OF_COMMANDS.get(reason, f"the {reason} is for the loader, not for the program" if " " in reason else why)
     if permission == INTERPRETER:
         why = "plugins may not reach into the interpreter"
     if reason == NOT_OFFERED:
@@ -61,6 +69,8 @@ def hint_for(permission: str, target: str, reason: str) -> str:
         return "what a plugin drops does not come back"
     if reason == NOT_OFFERED:
         return "it is granted already; the application has to offer it"
+    if permission == "run" and reason not in (ABSENT, DENY_RULE):
+        return "the manifest's entry says which arguments; its name and its loader are not the plugin's to choose"
     from sandbox_worker.permissions import ENFORCED_KINDS, hint
 
     return hint(permission, target, ENFORCED_KINDS)

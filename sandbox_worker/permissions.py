@@ -53,7 +53,7 @@ KINDS: Final[tuple[str, ...]] = (
     "native",
     "host",
 )
-ENFORCED_KINDS: Final = ("fs.read", "fs.write", "env", "net.connect", "net.listen", "native", "sys", "host")
+ENFORCED_KINDS: Final = ("fs.read", "fs.write", "env", "net.connect", "net.listen", "run", "native", "sys", "host")
 """What this version can grant and hold."""
 IMPLIED_ENV: Final = ("TZ", "LC_CTYPE")  # every worker has time zones and one fixed locale
 RULE_MAX: Final = 4096  # characters; PATH_MAX of linux/limits.h bounds the longest thing that a rule can name

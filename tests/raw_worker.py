@@ -59,6 +59,7 @@ class RawWorker:
             "result_size": 1 << 20,
             "native": {},
             "sys": [],
+            "run": False,
             "pages": 65536,
             "interfaces": [],
             "implied": [],

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 ROOT: Final = Path(__file__).parent.parent
 
 SHARED: Final = (
+    "sandbox_worker._argv",
+    "sandbox_worker._links",
     "sandbox_worker.wire",
     "sandbox_worker.messages",
     "sandbox_worker.permissions",

@@ -32,6 +32,7 @@ def test_allowed_is_0_and_names_the_rule(manifest: Path) -> None:
         "key": "permissions.fs.read[0]",
         "reason": "allow-rule",
         "hint": None,
+        "argv": None,
         "error": None,
     }
 

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 KEYS = set("tier needed ok layers missing reasons worker enforcement implied names versions error".split())
 LAYERS = [
-    "architecture", "namespaces", "landlock", "seccomp", "no_new_privs", "exec", "descriptors", "audit_hook", "broker",
+    "architecture", "namespaces", "landlock", "seccomp", "no_new_privs", "exec", "descriptors", "audit_hook", "keeper",
+    "broker",
 ]  # fmt: skip
 
 

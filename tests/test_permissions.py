@@ -484,7 +484,7 @@ def test_the_hint_is_the_line_to_add(kind, target, line):
         ("env", "A*"),
         ("env", "A=B"),
         ("net.connect", "http://example.com"),
-        ("run", "/bin/sh"),
+        ("run", "sh"),
         ("os.system", "rm"),
     ],
 )

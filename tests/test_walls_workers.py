@@ -127,3 +127,47 @@ def test_the_whole_process_group_of_a_worker_is_killed() -> None:
     assert os.read(read, 1) == b""  # nobody holds the other end: the grandchild is dead too
     os.close(read)
     os.waitpid(pid, 0)
+
+
+def keeper_that_reads(pipe: int) -> Callable[[], None]:
+    """Ends in order once the pipe has news."""
+
+    def wait() -> None:
+        os.read(pipe, 1)
+        os._exit(0)
+
+    return wait
+
+
+def test_a_worker_is_collected_after_its_keeper_which_has_a_grace_of_its_own() -> None:
+    read, write = os.pipe()
+    workers = Workers()
+    pid, keeper = child(lambda: None), child(keeper_that_reads(read))
+    workers.add(pid, keeper)
+    assert gone(pid)
+    assert workers.end(pid, 100.0) is None
+    (pidfd,) = workers.ending()
+    assert workers.collect(pidfd, 100.0) is None
+    os.kill(pid, 0)
+    (pidfd,) = workers.ending()
+    assert workers.kill_overdue(100.0 + GRACE / 2) == GRACE / 2
+    os.write(write, b"x")
+    assert ended(pidfd)
+    assert workers.collect(pidfd, 101.0) == (pid, 3 << 8)
+    assert workers.ending() == ()
+    for descriptor in (read, write):
+        os.close(descriptor)
+
+
+def test_all_workers_are_killed_and_their_keepers_awaited() -> None:
+    read, write = os.pipe()
+    workers = Workers()
+    pid, keeper = child(sleep_for_ever), child(keeper_that_reads(read))
+    workers.add(pid, keeper)
+    os.write(write, b"x")
+    workers.kill_all()
+    for process in (pid, keeper):
+        assert gone(process)
+        os.waitpid(process, 0)
+    for descriptor in (read, write):
+        os.close(descriptor)

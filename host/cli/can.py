@@ -67,6 +67,7 @@ def _document(kind: str, target: str, verdict: str, found: Judgement | None) -> 
         "key": (found and found.key) or None,
         "reason": (found and found.reason) or None,
         "hint": (found and found.hint) or None,
+        "argv": [items and list(items) for items in found.argv] if found and found.argv else None,
         "error": None,
     }
 
@@ -75,6 +76,7 @@ def _answer(kind: str, target: str, found: Judgement) -> str:
     lines = [f"{'allowed' if found.allowed else 'refused'}  {kind} {target}"]
     if found.key:
         lines.append(f'  rule   {found.key} = "{found.rule}"')
+        lines += [f"  with   {' '.join(items) or 'no arguments'}" for items in found.argv if items is not None]
     elif found.allowed:
         lines.append("  rule   none needed: every worker of this plugin has it")
     else:

@@ -97,6 +97,8 @@ def _facts(path: str, manifest: Manifest) -> Iterator[tuple[str, str]]:
 
 def _entry(entry: Entry) -> str:
     flags = "".join(f", {word}" for word in ("optional", "private") if getattr(entry, word))
+    if entry.argv is not None:
+        flags = f" {' '.join(entry.argv) or 'without arguments'}{flags}"
     return f"{entry.kind} {entry.target}{flags}{f'  {_quoted(entry.reason)}' if entry.reason else ''}"
 
 

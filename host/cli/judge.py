@@ -18,12 +18,15 @@ if TYPE_CHECKING:
     from host.model.manifest import Entry, Manifest
 
 _FILES: Final = ("fs.read", "fs.write")
+_DENY: Final = "permissions.deny"
 _TEMPORARY: Final = "/${tmp}"  # no folder before a start; nothing written as a path begins like it
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Judgement:
     """The answer: `rule` is the deciding one as the manifest writes it and `key` where, both "" where none decided.
+
+    `argv` are the arguments that the entries of an allowed command have, each None for all.
 
     `reason` is a `sandbox_worker.permissions.Decision`'s, `hint` what would allow the target, "" where it is allowed.
     """
@@ -33,6 +36,7 @@ class Judgement:
     rule: str = ""
     key: str = ""
     hint: str = ""
+    argv: tuple[tuple[str, ...] | None, ...] = ()
 
 
 def judge(manifest: Manifest, kind: str, target: str) -> Judgement:
@@ -42,6 +46,10 @@ def judge(manifest: Manifest, kind: str, target: str) -> Judgement:
     (an unknown variable) and RequestError (no target of that kind).
     """
     variables = _variables(manifest)
+    if kind == "run" and os.path.isabs(target):
+        found = _decide(manifest, kind, _place(target), variables)
+        in_the_end = _decide(manifest, kind, os.path.realpath(target), variables)
+        return in_the_end if found.allowed and in_the_end.reason == "deny-rule" else found
     target = expand(target, variables) if _before_path(kind, target) is not None else target
     found = _decide(manifest, kind, target, variables)
     real = _real(kind, target)
@@ -64,15 +72,27 @@ def _real(kind: str, text: str) -> str:
 
 def _decide(manifest: Manifest, kind: str, target: str, variables: Mapping[str, str]) -> Judgement:
     allow = list(_rules(manifest.permissions, "permissions", kind, variables))
-    deny = list(_rules(manifest.deny, "permissions.deny", kind, variables))
+    deny = list(_rules(manifest.deny, _DENY, kind, variables))
     decision = decide(kind, [rule for rule, _, _ in allow], [rule for rule, _, _ in deny], target)
     if decision.rule is not None:
         written, key = next((text, key) for rule, text, key in (*deny, *allow) if rule is decision.rule)
         advice = "" if decision.allowed else "a deny rule always wins: only removing it could allow this"
-        return Judgement(decision.allowed, decision.reason, written, key, advice)
+        argv = tuple(_arguments(manifest, decision.rule)) if kind == "run" and decision.allowed else ()
+        return Judgement(decision.allowed, decision.reason, written, key, advice, argv)
     if decision.allowed or _implied(manifest, kind, target, variables):
         return Judgement(True, "implied")
     return Judgement(False, decision.reason, hint=hint(kind, target, ENFORCED_KINDS))
+
+
+def _arguments(manifest: Manifest, rule: Rule) -> Iterator[tuple[str, ...] | None]:
+    for entry in manifest.permissions:
+        if entry.kind == "run" and rule.text in (entry.target, _place(entry.target)):
+            yield entry.argv
+
+
+def _place(program: str) -> str:
+    """The path of a program as a keeper compares it: its folder resolved, its name as it is."""
+    return os.path.join(os.path.realpath(os.path.dirname(program)), os.path.basename(program))
 
 
 def _rules(
@@ -81,7 +101,10 @@ def _rules(
     """(rule, text as written, key) of the entries of `kind`; a path over links gives a second rule, as at a start."""
     for index, entry in enumerate(entry for entry in entries if entry.kind == kind):
         written = expand(entry.target, variables)
-        for text in sorted({written, _real(kind, written)}):
+        texts = {written, _real(kind, written)}
+        if kind == "run" and written != "*":
+            texts |= {_place(written), *([os.path.realpath(written)] if table == _DENY else [])}
+        for text in sorted(texts):
             yield parse_rule(kind, text, private=entry.private), entry.target, f"{table}.{kind}[{index}]"
 
 

@@ -40,6 +40,8 @@ LANDLOCK: Final[tuple[tuple[int, str, str], ...]] = (
 
 _SECCOMP: Final = "no network but through the broker, no processes, signals to others, namespaces, anonymous code"
 _NAMESPACES: Final = "a file system of its own: what is not granted is not there; no network; a neutral host name"
+_COMMANDS: Final = "run: what commands start and leave behind is counted, and ended with the worker"
+_NO_FORKS: Final = "namespaces, or Landlock of Linux 6.12: without, a command that forks is refused it"
 _MANIFEST: Final = """\
 schema = 1
 [plugin]
@@ -168,6 +170,8 @@ def layers(found: Mapping[str, Any], proof: Proof) -> list[Layer]:
         layer("descriptors", behind, "none but the worker's own six", walls),
         layer("audit_hook", not proof.error, "Python's own operations, each with the rule that decides", failed),
     ]
+    if "forks" in found:
+        walls_of_all.append(layer("keeper", found["forks"], _COMMANDS, _NO_FORKS))
     return walls_of_all + ([_broker(found["network"])] if "network" in found else [])
 
 

@@ -133,11 +133,11 @@ ROWS: Final = (
     ),
     _row(
         "run",
-        Cell(_BOTH, "no fork, no second execve, no other program there"),
-        Cell(_BOTH, "no fork, no second execve"),
-        Cell(_BOTH, "no fork, no second execve"),
-        _HOOKED,
-        "nothing grants it in this version",
+        Cell(_BOTH, "no fork, no second execve; a granted command is started by the keeper, behind the same walls"),
+        Cell(_BOTH, "as walled"),
+        Cell(_BOTH, "as walled, but a granted command reaches every file that the host reaches"),
+        Cell((HOOK,), "nothing is granted"),
+        "a command has no network and starts no other program; without namespaces or Linux 6.12 it has no children",
     ),
     _row(
         "native",

@@ -19,6 +19,7 @@ from host.model.links import PlantedLink
 from host.model.manifest import Limits, Manifest, expand
 from host.model.manifest_schema import VARIABLES
 from host.model.units import UnitError, parse_duration, parse_size
+from sandbox_worker import _argv
 from sandbox_worker.permissions import KINDS, UNIX, Rule, RuleError, coverage, covers, distinct, parse_rule, without
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     Rules = Mapping[str, tuple[Rule, ...]]
     Target = str | Mapping[str, object]
+    Arguments = tuple[str, ...] | None
 
 _SIZES: Final = ("memory", "file_size", "write_size", "result_size")
 _TIMES: Final = ("call_timeout", "start_timeout", "cpu_time")
@@ -40,7 +42,8 @@ class Grant:
 
     `permissions` maps a kind to its targets, as in a manifest: ``{"fs.read": ["/srv/in"], "env": ["*"]}``; the key
     ``"deny"`` may hold such a mapping of denies. A network target may also be ``{"target": …, "private": True}``: it
-    then reaches private addresses too, which `"*"` and names don't. `limits` caps what the manifest asks for: numbers
+    then reaches private addresses too, which `"*"` and names don't; a command ``{"target": …, "argv": […]}`` with these
+    arguments alone (`sandbox_worker._argv`). `limits` caps what the manifest asks for: numbers
     of bytes and seconds, or text as in a manifest (``{"memory": "128 MiB"}``). Raises GrantError where either is
     malformed.
     """
@@ -69,7 +72,7 @@ def _checked(permissions: object) -> dict[str, tuple[Target, ...]]:
         if isinstance(targets, str) or not isinstance(targets, Collection):
             raise GrantError(f"a grant of {kind} must be a list of texts")
         for target in targets:
-            text, private = _parts(kind, target)
+            text, private, _ = _parts(kind, target)
             try:
                 parse_rule(kind, expand(text, _STAND_INS), private=private)
                 if kind in _PATHS and "*" in text and text != "*":  # a name to the grammar, a glob to who wrote it
@@ -79,35 +82,44 @@ def _checked(permissions: object) -> dict[str, tuple[Target, ...]]:
     return {kind: tuple(targets) for kind, targets in permissions.items()}
 
 
-def _parts(kind: str, target: object) -> tuple[str, bool]:
-    """(text, private) of one target."""
+def _parts(kind: str, target: object) -> tuple[str, bool, Arguments]:
+    """(text, private, argv) of one target."""
+    if kind == "run" and isinstance(target, Mapping) and target.keys() == {"target", "argv"}:
+        try:
+            if isinstance(target["target"], str):
+                return target["target"], False, _argv.parse(target["argv"])
+        except ValueError as e:
+            raise GrantError(f"a grant of run: argv is not legal; legal is {e}") from None
     if kind in _NET and isinstance(target, Mapping) and target.keys() <= {"target", "private"}:
         text, private = target.get("target"), target.get("private", False)
         if isinstance(text, str) and isinstance(private, bool):
-            return text, private
+            return text, private, None
     if not isinstance(target, str):
-        tables = ", or of tables with target and private" if kind in _NET else ""
+        key = "private" if kind in _NET else "argv" if kind == "run" else ""
+        tables = f", or of tables with target and {key}" if key else ""
         raise GrantError(f"a grant of {kind} must be a list of texts{tables}")
-    return target, False
+    return target, False, None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Effective:
     """What one plugin may: rules by kind, with resolved paths, and its limits. `withheld` lists optional requests
     that were not granted, as (kind, target). `bounds` are the network rules of the grant and of the ceiling: an
-    address that the plugin asks for must be within each of them too."""
+    address that the plugin asks for must be within each of them too. `commands` are the layers of request, grant and
+    ceiling as (path, argv): a command must be within each."""
 
     allow: Rules
     deny: Rules
     limits: Limits
     withheld: tuple[tuple[str, str], ...] = ()
     bounds: tuple[tuple[Rule, ...], ...] = ()
+    commands: tuple[tuple[tuple[str, Arguments], ...], ...] = ()
 
 
 def requested(manifest: Manifest, variables: Mapping[str, str], implied: Sequence[tuple[str, str]]) -> list[Request]:
     """Every request of a manifest: its entries, and what its other keys imply (kind, absolute path)."""
     found = [
-        Request(entry.kind, entry.target, expand(entry.target, variables), entry.optional, entry.private)
+        Request(entry.kind, entry.target, expand(entry.target, variables), entry.optional, entry.private, entry.argv)
         for entry in manifest.permissions
     ]
     return found + [Request(kind, target, target, optional=False, private=False) for kind, target in implied]
@@ -122,6 +134,7 @@ class Request:
     target: str
     optional: bool
     private: bool
+    argv: Arguments = None
 
 
 def effective(
@@ -139,22 +152,25 @@ def effective(
     """
     allow: dict[str, list[Rule]] = {}
     withheld = []
+    commands = []
     kinds = {request.kind for request in requests}
     limiting = [
-        ({kind: _within(kind, limit, variables, resolve) for kind in kinds}, error)
+        (limit, {kind: _within(kind, limit, variables, resolve) for kind in kinds}, error)
         for limit, error in ((grant, Pending), (ceiling, CeilingExceeded))
         if limit is not None
     ]
     for request in requests:
         rule = _rule(request.kind, request.target, resolve, private=request.private)
-        for covered, error in limiting:
-            if not covered[request.kind](rule):
+        for limit, covered, error in limiting:
+            if not (covered[request.kind](rule) and _may_have(rule, request.argv, limit)):
                 if not request.optional:
                     raise error(_refusal(manifest, request, error), plugin=manifest.name)
                 withheld.append((request.kind, request.written))
                 break
         else:
             allow.setdefault(request.kind, []).append(rule)
+            if request.kind == "run":
+                commands.append((request.target, request.argv))
     deny = {
         kind: tuple(
             _rule(kind, _parts(kind, target)[0], resolve, variables)
@@ -170,7 +186,8 @@ def effective(
         if limit is not None
     )
     merged = {kind: distinct(rules) for kind, rules in allow.items()}
-    return Effective(merged, deny, limits, tuple(withheld), bounds)
+    layers = (tuple(commands), *(tuple(_commands(limit)) for limit in (grant, ceiling) if limit is not None))
+    return Effective(merged, deny, limits, tuple(withheld), bounds, layers)
 
 
 def narrowed(rules: Effective, dropped: Iterable[tuple[str, str]]) -> Effective:
@@ -196,8 +213,22 @@ def _within(
 def _granted(kind: str, limit: Grant, variables: Mapping[str, str], resolve: Callable[[str], str]) -> Iterator[Rule]:
     """The rules of one kind in a grant or a ceiling."""
     for target in limit.permissions.get(kind, ()):
-        text, private = _parts(kind, target)
+        text, private, _ = _parts(kind, target)
         yield _rule(kind, text, resolve, variables, private=private)
+
+
+def _may_have(rule: Rule, argv: Arguments, limit: Grant) -> bool:
+    """Whether a command that is within a grant or a ceiling is so with these arguments."""
+    if rule.kind != "run":
+        return True
+    granted = ((parse_rule("run", text), items) for text, items in _commands(limit))
+    return any(covers(outer, rule) and _argv.contains(items, argv) for outer, items in granted)
+
+
+def _commands(limit: Grant) -> Iterator[tuple[str, Arguments]]:
+    for target in limit.permissions.get("run", ()):
+        text, _, argv = _parts("run", target)
+        yield text, argv
 
 
 def _rule(

@@ -49,13 +49,15 @@ _LEGAL_VARIABLE: Final = (
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Entry:
-    """One request or one deny: `target` of `kind`, as written. `private` is for the net kinds alone."""
+    """One request or one deny: `target` of `kind`, as written. `private` is for the net kinds alone, `argv` for run:
+    the arguments that are requested (`sandbox_worker._argv`), None for all."""
 
     kind: str
     target: str
     reason: str = ""
     optional: bool = False
     private: bool = False
+    argv: tuple[str, ...] | None = None
 
 
 def _default(name: str) -> Any:
@@ -206,7 +208,7 @@ def _entries(key: str, table: Mapping[str, Any], possible: tuple[str, ...]) -> I
         seen: dict[object, str] = {}
         for index, item in enumerate(items):
             entry, place = Entry(kind, **item), f"{key}.{kind}[{index}]"
-            first = seen.setdefault(_rule(place, entry).pattern, place)
+            first = seen.setdefault((_rule(place, entry).pattern, entry.argv), place)
             if first != place:
                 raise Mistake(place, f"{quoted(entry.target)} says the same as {first}", "each target once")
             yield entry

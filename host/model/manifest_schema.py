@@ -11,9 +11,11 @@ import dataclasses
 import re
 from typing import TYPE_CHECKING, Any, Final
 
+from sandbox_worker import _argv
 from sandbox_worker.permissions import KINDS, RULE_MAX, SYS_NAMES
 
 from . import units
+from .pep440 import PEP_440
 from .sanitise import quoted, visible
 
 if TYPE_CHECKING:
@@ -238,27 +240,13 @@ def _duration(description: str, default: str) -> Scalar:
     return Scalar(description=description, legal=legal, read=read, form=form, default=default)
 
 
-def _any_case(*words: str) -> str:
-    """Return a pattern for `words` in any case: JSON Schema has no flag for it."""
-    return "|".join("".join(f"[{char}{char.upper()}]" for char in word) for word in words)
-
-
 _IDENTIFIER: Final = "[A-Za-z_][A-Za-z0-9_]*"
 _DOTTED: Final = rf"{_IDENTIFIER}(?:\.{_IDENTIFIER})*"
 _CONTROLS: Final = r"\u0000-\u001f\u007f-\u009f"
 
-# PEP 440, appendix B, in one line and without named groups.
-_PEP_440: Final = (
-    r"[vV]?(?:[0-9]+!)?[0-9]+(?:\.[0-9]+)*"
-    rf"(?:[-_.]?(?:{_any_case('alpha', 'a', 'beta', 'b', 'preview', 'pre', 'c', 'rc')})[-_.]?[0-9]*)?"
-    rf"(?:-[0-9]+|[-_.]?(?:{_any_case('post', 'rev', 'r')})[-_.]?[0-9]*)?"
-    rf"(?:[-_.]?{_any_case('dev')}[-_.]?[0-9]*)?"
-    r"(?:\+[A-Za-z0-9]+(?:[-_.][A-Za-z0-9]+)*)?"
-)
-
 _PLUGIN_KEYS: Final = {
     "name": _text("Name of the plugin", "1 to 64 characters of a-z, 0-9 and -", "[a-z0-9-]{1,64}", longest=64),
-    "version": _text("Version of the plugin", 'a version as in PEP 440, such as "1.4.0"', _PEP_440),
+    "version": _text("Version of the plugin", 'a version as in PEP 440, such as "1.4.0"', PEP_440),
     "project": _text(  # it names the folder beneath which the plugin's data lies
         "The pluggy project name that its hook implementations are marked with",
         "1 to 64 characters of A-Z, a-z, 0-9, _, . and -, not beginning with . or -",
@@ -323,7 +311,7 @@ _TARGETS: Final[Mapping[str, tuple[str, str, str]]] = {
 }
 
 
-def _entries(kind: str) -> Entries:
+def _entries(kind: str, *, deny: bool = False) -> Entries:
     description, legal, pattern = _TARGETS[kind]
     legal += '; or "*" as the only entry'
     target = _text(description, legal, pattern, longest=RULE_MAX)
@@ -334,18 +322,26 @@ def _entries(kind: str) -> Entries:
         "reason": _text("Why, for whoever grants it", "a text of at most 500 characters", longest=500, default=""),
         "optional": _flag("Whether the plugin does without it where it is not granted"),
     }
+    if kind == "run" and not deny:
+        form: Schema = {
+            "type": "array",
+            "maxItems": _argv.ITEMS_MAX,
+            "items": {"type": "string", "pattern": _argv.PATTERN},
+        }
+        fields["argv"] = Scalar(description="Its arguments", legal=_argv.LEGAL, read=_argv.parse, form=form)
     if kind.startswith("net."):
         fields["private"] = _flag("Whether private, loopback and link-local addresses are meant too")
     return Entries(entry=Table(description=description, fields=fields, required=("target",)))
 
 
-def _kinds() -> dict[str, Node]:
+def _kinds(*, deny: bool = False) -> dict[str, Node]:
     """Return the kinds as TOML nests them: `fs.read` is the key `read` in the table `fs`."""
+    found = {kind: _entries(kind, deny=deny) for kind in KINDS}
     nested: dict[str, Node] = {}
     for kind in KINDS:
         group = kind.partition(".")[0]
-        members = {name.partition(".")[2]: _entries(name) for name in KINDS if name.startswith(f"{group}.")}
-        nested[group] = Table(description=f"Permissions of {group}", fields=members) if members else _entries(kind)
+        members = {name.partition(".")[2]: node for name, node in found.items() if name.startswith(f"{group}.")}
+        nested[group] = Table(description=f"Permissions of {group}", fields=members) if members else found[kind]
     return nested
 
 
@@ -373,7 +369,8 @@ DOCUMENT: Final = Table(
         ),
         "permissions": Table(
             description="What the plugin requests; absent or [] is nothing",
-            fields=_kinds() | {"deny": Table(description="What is never allowed, whatever else is", fields=_kinds())},
+            fields=_kinds()
+            | {"deny": Table(description="What is never allowed, whatever else is", fields=_kinds(deny=True))},
         ),
         "functions": Names(
             description="Functions of a plain library that serve as hooks; they take the place of an entry",

@@ -272,6 +272,23 @@ def network_tables(effective: Effective, spelled: Iterable[Rule] = ()) -> dict[s
     return {kind: [rows(allowed(kind)), rows(effective.deny.get(kind, ()))] for kind in NET_KINDS}
 
 
+def command_policy(effective: Effective) -> dict[str, Any]:
+    """What the commands of the plugin may be and take together, as its keeper reads it (`walls.keeping`); empty without
+    a grant. The allowed paths are a layer of their own: what was dropped since is no more in them."""
+    allow, deny = effective.allow.get("run", ()), effective.deny.get("run", ())
+    if not allow:
+        return {}
+    limits = effective.limits
+    layers = (tuple((rule.text, None) for rule in allow), *effective.commands)
+    return {
+        "layers": [[[path, None if argv is None else list(argv)] for path, argv in layer] for layer in layers],
+        "deny": [rule.text for rule in deny],
+        "processes": limits.threads,
+        "memory": limits.memory,
+        "cpu": limits.cpu_time,
+    }
+
+
 def resource_limits(limits: Limits) -> dict[str, int]:
     """rlimits (setrlimit(2)) by name, soft and hard alike; sizes in bytes."""
     return {

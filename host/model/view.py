@@ -21,6 +21,7 @@ from host.model.plan import (
     prefixes,
     reaches,
 )
+from sandbox_worker._links import links_on
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
 
 HIDDEN: Final = "n"
 """The access of a cover (`sandbox_worker.walls.view`)."""
-_MOST_LINKS: Final = 40
-"""Links that the kernel follows in one path (path_resolution(7))."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -76,7 +75,7 @@ def links_to(paths: Iterable[str], files: FileSystem) -> Rules:
     """The symbolic links (path, target) on the way to each of the paths, in whatever way it is spelled."""
     found: dict[str, str] = {}
     for path in paths:
-        found.update(_links_on(path, files.readlink))
+        found.update(links_on(path, files.readlink))
     return list(found.items())
 
 
@@ -91,26 +90,3 @@ def _cover(hole: str, effective: Effective, paths: dict[str, list[str]]) -> str 
         return None
     readable = any(reaches(path, hole) for path in paths["fs.read"])
     return "r" if readable and not any(covers(path, hole) for path in denied_paths(effective, "fs.read")) else HIDDEN
-
-
-def _links_on(path: str, readlink: Callable[[str], str | None]) -> Iterator[tuple[str, str]]:
-    """Walk as the kernel does: `done` is free of links, `rest` is what is left, next part last."""
-    done, rest, followed = "", path.split("/")[::-1], 0
-    while rest:
-        part = rest.pop()
-        if part in ("", "."):
-            continue
-        if part == "..":
-            done = done[: done.rfind("/")] if done else ""
-            continue
-        target = readlink(f"{done}/{part}")
-        if target is None:
-            done = f"{done}/{part}"
-            continue
-        followed += 1
-        if followed > _MOST_LINKS:
-            return
-        yield f"{done}/{part}", target
-        rest.extend(target.split("/")[::-1])
-        if target.startswith("/"):
-            done = ""

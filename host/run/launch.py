@@ -18,7 +18,8 @@ class Launch:
     by which their paths are spelled (both as the spawner takes them), `limits` are rlimits.
 
     `brokered` names what the broker answers for it (`walls.profile.BROKERED`), by the rules of `policy`; both are empty
-    without a grant of such. `unjudged` is for a machine where there can be no broker.
+    without a grant of such. `unjudged` is for a machine where there can be no broker. `run` says what its
+    commands may be (`plan.command_policy`), empty without a run grant.
     """
 
     tier: str
@@ -31,6 +32,7 @@ class Launch:
     policy: dict[str, Any] = dataclasses.field(default_factory=dict)
     links: tuple[tuple[str, str], ...] = ()
     unjudged: bool = False
+    run: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 class Watches(Protocol):
@@ -95,6 +97,7 @@ class Walled:
             "brokered": list(launch.brokered),
             "broker": broker,
             "unjudged": launch.unjudged,
+            "run": launch.run,
         }
         self._spawner = spawner
         self.pid = spawner.spawn(plan, ends)

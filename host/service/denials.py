@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 KINDS_OF_RECORD: Final = 500
 """Distinct denials kept per plugin; what comes beyond is counted in one record."""
 ALLOWED: Final = "allow-rule"
-_BY_MORE: Final = ("native", "net.connect", "net.listen")
-"""Kinds that the hook decides by more than the target it names: the file behind a package, the way to the network."""
+_BY_MORE: Final = ("native", "net.connect", "net.listen", "run")
+"""Kinds that are decided by more than the target that a report names: the file behind a package, the way to the
+network, the arguments of a command."""
 OVERFLOW: Final = "more denials than are kept"
 
 

@@ -129,6 +129,9 @@ class Workers:
 
     def _launch(self, launch: Launch, limits: Limits) -> Worker:
         """Raises PluginStartError; LockdownUnavailable where this machine can't hold a network grant."""
+        if launch.run and self.tier == "hooked":
+            text = "a command stays in its worker's walls by the kernel alone, and tier hooked has none of it"
+            raise LockdownUnavailable(f"run: {text}", tier="filtered", missing=("seccomp filters",))
         try:
             spawner = None if self.tier == "hooked" else self._live_spawner()
             if launch.brokered and spawner is not None and not spawner.abilities["notifications"]:
@@ -230,6 +233,7 @@ class Workers:
         tables = {kind: plan.hook_table(kind, effective, rules, places) for kind, rules in spelled.items()}
         brokered = plan.brokered(effective, self.tier)
         sockets = [r for kind in plan.NET_KINDS for r in _spelled(manifest, effective, kind, variables, files)]
+        run = plan.command_policy(effective)
         native = natives.resolve(manifest, effective, places.path)
         settings = plan.settings(
             tables,
@@ -257,6 +261,7 @@ class Workers:
             **self._kernel_probes(manifest, tables),
             result_size=effective.limits.result_size,
             network=plan.network_tables(effective, sockets) if plan.network(effective) else {},
+            run=bool(run),
         )
         known = {rule.text for kind in plan.FILE_KINDS for rule in effective.allow.get(kind, ())}
         texts = [rule.text for rules in spelled.values() for rule in rules if rule.text not in known]  # may have links
@@ -270,6 +275,7 @@ class Workers:
             brokered=brokered,
             policy=plan.broker_policy(effective) if brokered else {},
             links=tuple(view.links_to((*texts, *mine, *places.path), files)) if self.tier == "walled" else (),
+            run=run,
         )
 
     def _kernel_probes(self, manifest: Manifest, tables: dict[str, plan.Table]) -> dict[str, Any]:

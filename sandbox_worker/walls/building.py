@@ -36,7 +36,13 @@ def move_into(view: View) -> None:
     """
     mounts.make_private()
     _Builder(view).build()
-    _use_own_null()
+
+
+def use_own_null() -> None:
+    """Descriptor 0 through the view's read-only mount: through the old one, root could change the device's mode."""
+    null = os.open("/dev/null", os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
 
 
 class _Builder:
@@ -192,10 +198,3 @@ def _attach_at(tree: int, path: str) -> None:
     place = os.open(path, _PLACES)
     mounts.attach(tree, place)
     os.close(place)
-
-
-def _use_own_null() -> None:
-    """Descriptor 0 through the view's read-only mount: through the old one, root could change the device's mode."""
-    null = os.open("/dev/null", os.O_RDONLY)
-    os.dup2(null, 0)
-    os.close(null)

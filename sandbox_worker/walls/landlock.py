@@ -48,6 +48,9 @@ _RIGHTS_OF_FILES: Final = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE
 
 _CREATE_RULESET_VERSION: Final = 1
 _RULE_PATH_BENEATH: Final = 1
+_SCOPE_SIGNAL: Final = 0b10
+SIGNAL_ABI: Final = 6
+"""The first Landlock that can keep signals within a process and its descendants."""
 _RESOLVE_WITHOUT_LINKS: Final = 0x06  # RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS
 _RESOLVE_BENEATH: Final = 0x08
 _AT_FDCWD: Final = -100
@@ -156,6 +159,16 @@ def make_ruleset(abi: int, *parts: Rules) -> int:
         os.close(ruleset)
         raise
     return ruleset
+
+
+def keep_signals() -> None:
+    """Let this process, and all that it becomes, signal nothing but its own descendants (ABI 6). Needs no_new_privs."""
+    buffer = ctypes.create_string_buffer(pack("=QQQ", 0, 0, _SCOPE_SIGNAL), 24)
+    ruleset = linux.syscall("landlock_create_ruleset", ctypes.addressof(buffer), len(buffer), 0)
+    try:
+        restrict_self(ruleset)
+    finally:
+        os.close(ruleset)
 
 
 def restrict_self(ruleset: int) -> None:

@@ -19,7 +19,7 @@ import resource
 import signal
 import socket
 
-from . import landlock, linux, namespaces
+from . import building, landlock, linux, namespaces
 from .exec_gate import ExecGate
 from .steps import EXIT_BASE, STEPS
 
@@ -42,8 +42,9 @@ RESOURCES: Final = {
 }
 """The limits by name; units as in getrlimit(2): bytes, and descriptors for "nofile"."""
 
-FIRST_FOREIGN: Final = 6
-"""The worker's own descriptors are 0 (/dev/null), 1 and 2 (log), 3 (calls), 4 (replies), 5 (events)."""
+FIRST_FOREIGN: Final = 7
+"""A worker's own descriptors are 0 (/dev/null), 1 and 2 (log), 3 (calls), 4 (replies), 5 (events), and with a `run`
+grant 6, the way to its keeper."""
 
 LAST_DESCRIPTOR: Final = 2**31 - 2  # one below the largest C int
 _UMASK: Final = 0o077
@@ -62,11 +63,11 @@ _SECUREBITS: Final = 0xEF  # NOROOT, NO_SETUID_FIXUP, NO_CAP_AMBIENT_RAISE, and 
 class Plan:
     """All that the child needs, computed before the fork.
 
-    `descriptors` are those of calls (read), replies (write), events (write) and log (write), all at or above
-    FIRST_FOREIGN; `ruleset` is a Landlock descriptor or None (tier `filtered`); `user_namespace` is a descriptor and
-    `view` what is seen in it, both None below tier `walled`, and `named` whether this machine's name is known there;
-    `limits` maps getrlimit(2) resources to values for both soft and hard limit; `program` has the slots of
-    `profile.worker_filter`. `broker` is None, or the connected unix socket over which the broker gets the filter's
+    `descriptors` are what becomes its descriptors from `first` on, all at or above FIRST_FOREIGN; `ruleset` is a
+    Landlock descriptor or None (tier `filtered`); `user_namespace` is a descriptor and `view` what is seen in it, both
+    None below tier `walled`, the first also where the process is in it already, and `named` whether this machine's name
+    is known there; `limits` maps getrlimit(2) resources to values for both soft and hard limit; `program` has the slots
+    of `profile.worker_filter`. `broker` is None, or the connected unix socket over which the broker gets the filter's
     notifications, and the broker's pid.
     """
 
@@ -75,6 +76,7 @@ class Plan:
         "broker",
         "descriptors",
         "environment",
+        "first",
         "folder",
         "interpreter",
         "limits",
@@ -93,7 +95,7 @@ class Plan:
         argv: Sequence[bytes],
         environment: Sequence[bytes],
         folder: str,
-        descriptors: tuple[int, int, int, int],
+        descriptors: Sequence[int],
         limits: dict[int, int],
         ruleset: int | None,
         user_namespace: int | None,
@@ -102,6 +104,7 @@ class Plan:
         program: Program,
         spawner: int,
         broker: tuple[int, int] | None = None,
+        first: int = 1,
     ) -> None:
         self.interpreter = interpreter
         self.argv = argv
@@ -116,13 +119,14 @@ class Plan:
         self.program = program
         self.spawner = spawner
         self.broker = broker
+        self.first = first
 
 
 def become_worker(plan: Plan) -> NoReturn:
     """Take the steps, in a child that has just been forked. Never returns, and never raises."""
     index = 0
     try:
-        child = _Child(plan)
+        child = Child(plan)
         for index, step in enumerate(STEPS):  # noqa: B007 - the step that failed is read below
             getattr(child, step)()
     except BaseException as error:  # noqa: BLE001 - whatever it is, this process must not go on as a second spawner
@@ -131,7 +135,7 @@ def become_worker(plan: Plan) -> NoReturn:
         os._exit(EXIT_BASE + index)
 
 
-class _Child:
+class Child:
     """The steps, one method each, named as in `STEPS`."""
 
     __slots__ = ("_gate", "_plan")
@@ -140,14 +144,17 @@ class _Child:
         self._plan = plan
 
     def descriptors(self) -> None:
-        """The worker's six, and the ruleset, the user namespace and the way to the broker, which are close-on-exec."""
+        """Its own, and the ruleset, the user namespace and the way to the broker, which are close-on-exec."""
         plan = self._plan
-        calls, replies, events, log = plan.descriptors
-        for descriptor, source in enumerate((log, log, calls, replies, events), start=1):
+        self.keep_only(plan.ruleset, plan.user_namespace, plan.broker and plan.broker[0])
+
+    def keep_only(self, *others: int | None) -> None:
+        """Put the plan's descriptors in their places; close all but these and `others`."""
+        plan = self._plan
+        for descriptor, source in enumerate(plan.descriptors, start=plan.first):
             os.dup2(source, descriptor)
-        first = FIRST_FOREIGN
-        kept_open = (plan.ruleset, plan.user_namespace, plan.broker and plan.broker[0])
-        for kept in sorted(d for d in kept_open if d is not None):
+        first = plan.first + len(plan.descriptors)
+        for kept in sorted(d for d in others if d is not None):
             if kept > first:
                 linux.close_range(first, kept - 1)
             first = kept + 1
@@ -166,10 +173,16 @@ class _Child:
 
     def namespaces(self) -> None:
         """What is not granted is not there. Then again the folder, by its name there: the old one leads outside."""
-        if self._plan.user_namespace is None or self._plan.view is None:
+        if self._plan.view is None:
             return
         namespaces.enter(self._plan.user_namespace, self._plan.view, named=self._plan.named)
-        os.close(self._plan.user_namespace)
+        if self._plan.user_namespace is not None:
+            os.close(self._plan.user_namespace)
+        self.settle()
+
+    def settle(self) -> None:
+        """What leads out of a new view is opened anew."""
+        building.use_own_null()
         os.chdir(self._plan.folder)
 
     def capabilities(self) -> None:

@@ -6,9 +6,9 @@ import contextlib
 import errno
 import os
 
-from . import landlock, linux
+from . import landlock, linux, tree
 from .bpf import ALLOW, KILL_PROCESS, compile_filter, fail_with
-from .profile import BROKERED, worker_filter
+from .profile import BROKERED, command_filter, worker_filter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Machine:
     says in whole sentences what is not there and why.
     """
 
-    __slots__ = ("_filters", "landlock_abi", "missing", "namespaces", "notifications", "seccomp")
+    __slots__ = ("_command_filters", "_filters", "landlock_abi", "missing", "namespaces", "notifications", "seccomp")
 
     def __init__(self) -> None:
         self.landlock_abi = 0
@@ -45,6 +45,7 @@ class Machine:
         self.notifications = False
         self.missing: list[str] = []
         self._filters: dict[tuple[str, frozenset[str], bool], Program] = {}
+        self._command_filters: dict[tuple[str, bool], Program] = {}
         if linux.ARCHITECTURE is None:
             self.missing.append(f"no table of system calls for this machine: {linux.MACHINE}")
             return
@@ -76,6 +77,7 @@ class Machine:
             "seccomp": self.seccomp,
             "namespaces": self.namespaces,
             "notifications": self.notifications,
+            "forks": may_fork(WALLED if self.namespaces else CONFINED, self.landlock_abi),
             "machine": linux.MACHINE,
             "arch_supported": linux.ARCHITECTURE is not None,
             "missing": self.missing,
@@ -98,6 +100,22 @@ class Machine:
             architecture = linux.ARCHITECTURE
             self._filters[key] = worker_filter(architecture, abi, brokered, metadata=tier == WALLED, unjudged=unjudged)
         return self._filters[key]
+
+    def command_filter_of(self, tier: str, *, forks: bool) -> Program:
+        """The filter of a command of a worker of this tier, which this machine reaches."""
+        if linux.ARCHITECTURE is None:
+            raise ValueError(f"the tier {tier!r} is out of reach")
+        if (tier, forks) not in self._command_filters:
+            abi = None if tier == FILTERED else self.landlock_abi
+            made = command_filter(linux.ARCHITECTURE, abi, metadata=tier == WALLED, forks=forks)
+            self._command_filters[tier, forks] = made
+        return self._command_filters[tier, forks]
+
+
+def may_fork(tier: str, landlock_abi: int) -> bool:
+    """Whether the kernel keeps what the commands of a worker of this tier become together, and counts it."""
+    kept = tier == WALLED or (tier == CONFINED and landlock_abi >= landlock.SIGNAL_ABI)
+    return kept and tree.is_known()
 
 
 def try_notifications() -> int:

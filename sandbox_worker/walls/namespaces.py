@@ -32,6 +32,7 @@ _CLONE_NEWNS: Final = 0x00020000
 _CLONE_NEWUTS: Final = 0x04000000
 _CLONE_NEWIPC: Final = 0x08000000
 _CLONE_NEWUSER: Final = 0x10000000
+_CLONE_NEWPID: Final = 0x20000000
 _CLONE_NEWNET: Final = 0x40000000
 _OWN: Final = _CLONE_NEWNS | _CLONE_NEWUTS | _CLONE_NEWIPC | _CLONE_NEWNET
 
@@ -76,20 +77,27 @@ class UserNamespace:
             self.descriptor, self.why_not = None, _told(error)
 
 
-def enter(user_namespace: int, view: View, *, named: bool = False) -> None:
+def enter(user_namespace: int | None, view: View, *, named: bool = False) -> None:
     """Move this process, which has one thread, into namespaces of its own and make `view` its file system.
 
     `named` keeps the machine's name; else it is HOST_NAME there.
 
     Afterwards it has all capabilities in them, none outside, and its folder is the root. OSError as
-    `building.move_into`.
+    `building.move_into`. `user_namespace` is None for a process that is in it already.
     """
-    linux.syscall("setns", user_namespace, _CLONE_NEWUSER)
+    if user_namespace is not None:
+        linux.syscall("setns", user_namespace, _CLONE_NEWUSER)
     linux.syscall("unshare", _OWN)
     if not named:
         name = ctypes.create_string_buffer(HOST_NAME)
         linux.syscall("sethostname", ctypes.addressof(name), len(HOST_NAME))
     building.move_into(view)
+
+
+def own_processes(user_namespace: int) -> None:
+    """Let the next child of this process be the first of a process namespace: the others in it die with that one."""
+    linux.syscall("setns", user_namespace, _CLONE_NEWUSER)
+    linux.syscall("unshare", _CLONE_NEWPID)
 
 
 def _made_by_a_child() -> int:

@@ -140,6 +140,9 @@ REFUSED: Final = (
 _CLONE_THREAD: Final = 0x00010000
 _CLONE_OF_PTHREADS: Final = 0x017D0F00
 
+# What fork, vfork and posix_spawn of glibc or musl set besides: the signal at the end, CLONE_VFORK.
+_CLONE_OF_FORKS: Final = _CLONE_OF_PTHREADS | 0x40FF
+
 _PROT_WRITE: Final = 0x2
 _PROT_EXEC: Final = 0x4
 _MAP_ANONYMOUS: Final = 0x20
@@ -231,6 +234,24 @@ def worker_rules(
         rules.update(_network_rules(brokered))
     rules.update(_multiplexer_rules())
     return rules
+
+
+def command_filter(architecture: Architecture, landlock_abi: int | None, *, metadata: bool, forks: bool) -> Program:
+    """The filter of a command that a worker was granted; slots and arguments as in `worker_filter`.
+
+    It has no network, and one execve like a worker: what it is told to start is refused, whatever that is. With `forks`
+    it may have children and signal them: only where the kernel keeps signals within its own processes.
+    """
+    rules = worker_rules(landlock_abi, metadata=metadata)
+    if not metadata:  # no broker to judge them, and programs that write expect them to work
+        rules.update(dict.fromkeys(METADATA.split(), PRETEND))
+    if forks:
+        rules.update(dict.fromkeys(("fork", "vfork", "setsid", "setpgid", "kill", "tgkill"), ALLOW))
+        rules["clone"] = _only(no_bit(0, 0xFFFFFFFF ^ _CLONE_OF_FORKS))
+        # What it leaves behind outlives its pid, which then is another process's: so by 0, "itself", alone.
+        rules.update(dict.fromkeys(("prlimit64", "sched_setaffinity", "get_robust_list"), _only(equals(0, 0))))
+        rules["setpriority"] = _only(equals(0, 0), equals(1, 0))
+    return compile_filter(rules, ENOSYS, architecture)
 
 
 def _only(*conditions: Condition, otherwise: int = EPERM) -> Rule:

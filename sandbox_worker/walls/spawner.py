@@ -6,7 +6,7 @@ It talks to its host over `control`:
     ["base", {rules, view, links,              ["ready", {landlock_abi, seccomp, ...}]
               interpreter}]
     ["spawn", {argv, env, cwd, rules, links,   ["spawned", pid] or ["error", text]
-               limits, tier, named,
+               limits, tier, named, run,
                brokered, broker, unjudged}]
       + 4 or 5 descriptors
     ["reap", pid]                              ["reaped", pid, wait status]
@@ -16,9 +16,11 @@ open, so that a spawn only adds them. `view` and `links` are what they come to i
 tier is tried at once, in a child. "ready" says what the machine has (`Machine.report`), and which of these paths are
 `skipped` because they can't be opened as they are written (`landlock.open_rules`). The descriptors are those of calls,
 replies, events and log, and, where `brokered` names what the broker (process `broker`) answers for the worker, a unix
-socket that leads there; `unjudged` is as `profile.worker_filter` has it. A worker that is to be reaped and still lives
-after a second is killed; until it is reaped it stays a zombie, so that its pid never names another process. "reaped"
-comes when it is true: frames sent meanwhile are answered first.
+socket that leads there; `unjudged` is as `profile.worker_filter` has it. `run` is empty, or what the commands of the
+worker may be and take (`keeping.policy_of`, `box.limits_of`): then it gets a keeper (`keeper`), which has ended when
+"reaped" is said. A worker that is to be reaped and still lives after a second is killed; until it is reaped it stays a
+zombie, so that its pid never names another process. "reaped" comes when it is true: frames sent meanwhile are answered
+first.
 
 The end of the stream, a frame that makes no sense and the host's death end the spawner and, before, all workers.
 The host's death is watched by a pidfd: a parent-death signal would come when the *thread* that started the spawner
@@ -29,10 +31,12 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
+import socket
 import sys
 import time
 
-from . import landlock, lockdown, view
+from . import keeping, landlock, lockdown, view
 from .control import Control, HangUp
 from .elf import loader_of
 from .machine import CONFINED, WALLED, Machine
@@ -100,7 +104,8 @@ class Spawner:
             timeout = self._workers.kill_overdue(time.monotonic())
             frame_comes, ended = self._control.wait(timeout, self._workers.ending())
             for pidfd in ended:
-                self._control.send("reaped", *self._workers.collect(pidfd))
+                if (reaped := self._workers.collect(pidfd, time.monotonic())) is not None:
+                    self._control.send("reaped", *reaped)
             if frame_comes:
                 self._answer(*self._control.receive())
 
@@ -144,18 +149,25 @@ class Spawner:
                 os.close(descriptor)
 
     def _spawn(self, wanted: dict[str, Any], descriptors: list[int]) -> None:
+        channel: tuple[socket.socket, ...] = ()
         try:
-            pid = self._fork(wanted, descriptors)
+            if wanted.get("run"):
+                channel = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            pid = self._fork(wanted, descriptors, channel)
+            keeper = self._keep(wanted, descriptors, channel, pid) if channel else 0
         except (OSError, ValueError, TypeError, KeyError) as error:
             self._control.send("error", f"{type(error).__name__}: {error}")
             return
-        self._workers.add(pid)
+        finally:
+            for end in channel:
+                end.close()
+        self._workers.add(pid, keeper)
         self._control.send("spawned", pid)
 
-    def _fork(self, wanted: dict[str, Any], descriptors: list[int]) -> int:
-        calls, replies, events, log, *channel = descriptors
+    def _fork(self, wanted: dict[str, Any], descriptors: list[int], channel: tuple[socket.socket, ...]) -> int:
+        calls, replies, events, log, *broker = descriptors
         brokered = wanted.get("brokered", ())
-        if bool(brokered) != bool(channel):
+        if bool(brokered) != bool(broker):
             raise ValueError("a broker's socket without anything to decide, or the other way round")
         os.set_blocking(events, False)  # of the open file, so for the worker too: an event never holds it up
         tier = wanted["tier"]
@@ -165,9 +177,9 @@ class Spawner:
             plan = lockdown.Plan(
                 interpreter=self._interpreter,
                 argv=[_encoded(argument) for argument in wanted["argv"]],
-                environment=[_variable(name, value) for name, value in wanted["env"].items()],
+                environment=_environment(wanted),
                 folder=wanted["cwd"],
-                descriptors=(calls, replies, events, log),
+                descriptors=(log, log, calls, replies, events, *(end.fileno() for end in channel[1:])),
                 limits=_limits(wanted["limits"]),
                 ruleset=ruleset,
                 user_namespace=self._user_namespace.descriptor if tier == WALLED else None,
@@ -175,7 +187,7 @@ class Spawner:
                 named=bool(wanted["named"]),
                 program=program,
                 spawner=self._pid,
-                broker=(channel[0], wanted["broker"]) if channel else None,
+                broker=(broker[0], wanted["broker"]) if broker else None,
             )
             pid = os.fork()
             if not pid:
@@ -184,6 +196,34 @@ class Spawner:
         finally:
             if ruleset is not None:
                 os.close(ruleset)
+
+    def _keep(
+        self, wanted: dict[str, Any], descriptors: list[int], channel: tuple[socket.socket, ...], worker: int
+    ) -> int:
+        """Start the worker's keeper; a worker without the one that it was promised has no use."""
+        near, far = channel
+        _, _, _, log, *_ = descriptors
+        order = keeping.Order(
+            tier=wanted["tier"],
+            named=bool(wanted["named"]),
+            wanted=wanted["run"],
+            rules=[(path, access) for path, access in wanted["rules"]],
+            links=[(path, target) for path, target in (*self._links, *wanted["links"])],
+            rlimits=_limits(wanted["limits"]),
+            environment=_environment(wanted),
+            base=self._base if wanted["tier"] in (WALLED, CONFINED) else None,
+            base_view=self._view,
+            user_namespace=self._user_namespace.descriptor,
+            log=log,
+            foreign=[descriptor for descriptor in descriptors if descriptor != log] + [far.fileno()],
+            release=self._control.close,
+        )
+        try:
+            return keeping.start(order, self._machine, near, worker)
+        except BaseException:
+            os.kill(worker, signal.SIGKILL)
+            os.waitpid(worker, 0)
+            raise
 
     def _view_of(self, wanted: dict[str, Any]) -> view.View:
         return view.arrange(self._view, wanted["rules"], [*self._links, *wanted["links"]])
@@ -217,6 +257,10 @@ def _encoded(text: str) -> bytes:
     if b"\0" in encoded:
         raise ValueError("a null character in an argument, a path or the environment")
     return encoded
+
+
+def _environment(wanted: dict[str, Any]) -> list[bytes]:
+    return [_variable(name, value) for name, value in wanted["env"].items()]
 
 
 def _variable(name: str, value: str) -> bytes:
