@@ -23,6 +23,7 @@ def test_a_machine_without_a_table_has_nothing_and_says_so(monkeypatch: pytest.M
         "seccomp": False,
         "namespaces": False,
         "notifications": False,
+        "forks": False,
         "machine": "riscv64",
         "arch_supported": False,
         "missing": ["no table of system calls for this machine: riscv64"],
