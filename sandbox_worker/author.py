@@ -308,17 +308,11 @@ class Context:
 
     @property
     def logger(self) -> logging.Logger:
-        """A logger of the plugin's name. In a worker it writes to stderr, from INFO on, which the host keeps."""
+        """A logger of the plugin's name. In a worker every logger's records, from INFO on, go to the application's."""
         if self._logger is None:
             import logging
 
             self._logger = logging.getLogger(self.name)
-            if _given() is not None and not self._logger.handlers:
-                handler = logging.StreamHandler()
-                handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
-                self._logger.addHandler(handler)
-                self._logger.setLevel(logging.INFO)
-                self._logger.propagate = False
         return self._logger
 
     @staticmethod

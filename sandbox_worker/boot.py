@@ -138,6 +138,7 @@ def _install_hook(settings: dict[str, Any]) -> list[str]:
     if MODULES:
         sys.meta_path.insert(0, KeptModules(MODULES))
     facts.install(settings["sys"], settings["pages"], tuple(map(tuple, settings["interfaces"])))
+    after_loading("logging", _attach_logging)
     kernel = settings["tier"] in _LANDLOCKED
     if not kernel:
         _use_full_paths()
@@ -165,6 +166,12 @@ def _install_hook(settings: dict[str, Any]) -> list[str]:
     except OSError:
         pass
     posix._exit(EXIT_HOOK)
+
+
+def _attach_logging(module: object) -> None:
+    from sandbox_worker import logs
+
+    logs.attach(module, EVENTS)
 
 
 def _use_full_paths() -> None:

@@ -250,6 +250,12 @@ DROP: Final = "drop "
 """A record on the event pipe whose kind begins so is no denial: the plugin gives up the permission that follows."""
 
 
+LOG: Final = "log "
+"""A record whose kind begins so is none either: level, a space and the logger's name follow, the target is the text."""
+LOG_LIMIT: Final = 3000
+"""Bytes of such a text; with kind and lengths it is less than PIPE_BUF (pipe(7))."""
+
+
 def event_record(
     kind: str, target: str, deny_rule: bool, limit: int = TARGET_LIMIT, size: Callable[..., int] = len
 ) -> bytes:
@@ -279,6 +285,7 @@ def events_of(data: bytes, most: int = EVENTS_LIMIT) -> tuple[list[tuple[str, st
         kind = data[at + 4 : name_end].decode("utf-8", "backslashreplace")
         if len(found) >= most:
             return found, b""
-        found.append((kind, data[name_end:end][:TARGET_LIMIT].decode("utf-8", "backslashreplace"), data[at] == 1))
+        limit = LOG_LIMIT if kind.startswith(LOG) else TARGET_LIMIT
+        found.append((kind, data[name_end:end][:limit].decode("utf-8", "backslashreplace"), data[at] == 1))
         at = end
     return found, data[at:]

@@ -286,7 +286,7 @@ def test_the_context_says_what_the_plugin_is_and_imports_logging_only_when_asked
     plugin = load('fs.write = ["${data}"]')
     assert plugin("modules") == []
     assert plugin("about") == ["pp", "1.2", str(tmp_path / "data" / "pp"), "pp"]
-    assert plugin.plugin.logs() == ("INFO said",)
+    assert plugin.plugin.logs() == ("INFO pp: said",)
 
 
 def test_there_is_no_data_folder_without_its_grant(load: Any) -> None:

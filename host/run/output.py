@@ -32,10 +32,14 @@ class Output:
             *lines, self._partial = (self._partial + data).split(b"\n")
             if len(self._partial) > _LINE:
                 lines, self._partial = [*lines, self._partial], b""
-            self.lines += [line[:_LINE].decode("utf-8", "backslashreplace") for line in lines]
-            del self.lines[:-_LINES]
+            self.add(*(line[:_LINE].decode("utf-8", "backslashreplace") for line in lines))
             if len(data) < _CHUNK:
                 break
+
+    def add(self, *lines: str) -> None:
+        """Keep lines, and as many of the older ones as there is room for."""
+        self.lines += lines
+        del self.lines[:-_LINES]
 
     def tail(self) -> str:
         """The last lines, made visible."""

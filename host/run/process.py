@@ -150,6 +150,12 @@ class WorkerProcess:
         """The last lines that it printed, as they came."""
         return self._output.lines
 
+    def note(self, line: str) -> None:
+        """Keep a line of its log among those that it printed; an empty one is none."""
+        with self._lock:
+            if line:
+                self._output.add(line)
+
     # --- its end
 
     @property

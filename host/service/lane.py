@@ -16,7 +16,7 @@ from host.run.worker import Undelivered, Worker
 from host.service.denials import ALLOWED, advice, reason_for
 from host.service.remote_errors import add_hint, may_come_of, rebuild
 from sandbox_worker.errors import DENY_RULE, DROPPED, Unsendable
-from sandbox_worker.messages import DROP, Ask, Result
+from sandbox_worker.messages import DROP, LOG, Ask, Result
 
 if TYPE_CHECKING:
     from host.model.grants import Effective
@@ -256,6 +256,9 @@ class Lane:
             for kind, target, _ in worker.drain_events():
                 if kind.startswith(DROP):
                     self._give_up(kind.removeprefix(DROP), target, worker)
+                    continue
+                if kind.startswith(LOG):
+                    worker.note(self._plugin._records.add(kind.removeprefix(LOG), target))
                     continue
                 given_up = dropped.covers(kind, target, self._tmp)
                 reason = DROPPED if given_up else reason_for(kind, target, self.effective)

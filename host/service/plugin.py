@@ -17,6 +17,7 @@ from host.service.dropped import Dropped
 from host.service.functions import LOOP, Asked
 from host.service.lane import LINES, Lane
 from host.service.proxy import BadHook, check, function
+from host.service.records import Records
 from host.service.turn import Turns
 from sandbox_worker import wire
 from sandbox_worker.errors import Unsendable
@@ -57,6 +58,7 @@ class SandboxedPlugin:
         self._fresh: Effective | None = effective
         self._closed = False
         self._dropped = Dropped()
+        self._records = Records(self.__name__)
         self._denials = Denials(self._identity, owner._tell, owner._stamp)
         self._lanes: tuple[Lane, ...] = tuple(Lane(self, effective) for _ in range(manifest.instances))
         self._turns: Turns[Lane] = Turns(self.__name__, self._lanes, self._end_of_turn, self._after_turn)
@@ -134,13 +136,16 @@ class SandboxedPlugin:
         return self._denials.all()
 
     def logs(self) -> tuple[str, ...]:
-        """The last lines that it printed to stdout and stderr, made visible; those of several workers one by one."""
+        """The last lines that it printed or logged, made visible; those of several workers one by one."""
         lines: list[str] = []
         for lane in self._lanes:
             worker, before = lane.worker, lane.lines
             if worker is not None:
+                lane.take_events(worker)
                 worker.drain_output()
             lines += [*before, *(worker.log if worker is not None else ())]
+        self._records.hand_on()
+        self._owner._publish()
         return tuple(map(visible, lines[-LINES:]))
 
     # --- calls
@@ -289,6 +294,8 @@ class SandboxedPlugin:
 
     def _after_turn(self) -> None:
         owner = self._owner
+        if self._records.waiting:
+            self._records.hand_on()
         if owner._untold:
             owner._publish()
         if self._settled:
