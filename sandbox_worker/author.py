@@ -315,6 +315,14 @@ class Context:
             self._logger = logging.getLogger(self.name)
         return self._logger
 
+    def cancelled(self) -> bool:
+        """Whether the application wants the call that runs no more: time to give up, before the worker is ended.
+
+        It looks when it is asked, so ask in loops. False outside a worker.
+        """
+        server = getattr(sys.modules["sandbox_worker"], "server", None)
+        return server is not None and server.cancelled()
+
     @staticmethod
     def _setting(name: str, outside: str | None) -> Any:
         given = _given()

@@ -36,6 +36,22 @@ class Channel:
             body = self._reader.feed(data)
         return wire.decode(body, trusted=True)
 
+    def poll(self) -> Any:
+        """The next message if there is one, None if there is none yet. Ends the process when the host is gone."""
+        body = self._reader.next() if self._reader.pending else None
+        if body is None:
+            posix.set_blocking(CALLS, False)
+            try:
+                data = posix.read(CALLS, _CHUNK)
+            except BlockingIOError:
+                return None
+            finally:
+                posix.set_blocking(CALLS, True)
+            if not data:
+                posix._exit(0)
+            body = self._reader.feed(data)
+        return None if body is None else wire.decode(body, trusted=True)
+
     def send(self, message: list[object], write: Callable[[int, bytes], int] = posix.write) -> None:
         """Send one message. Raises Unsendable before a byte is sent, BrokenPipeError when the host is gone."""
         self.send_frame(self._encode(message), write)

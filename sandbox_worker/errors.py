@@ -11,6 +11,8 @@ TypeError
  └ Unsendable                  a value that can't cross: `.where .type_name`
 RuntimeError
  └ HostFunctionError           a function of the application failed in a way that has no name here
+BaseException
+ └ Cancelled                   the host wants this call no more
 """
 
 from __future__ import annotations
@@ -128,6 +130,10 @@ class ImportDenied(ModuleNotFoundError):
 
 class HostFunctionError(RuntimeError):
     """A function of the application failed; the text says what the application lets a plugin know of it."""
+
+
+class Cancelled(BaseException):
+    """The host wants this call no more; raised where the plugin speaks with it. What cleans up may let it pass."""
 
 
 class WireError(ValueError):

@@ -6,12 +6,17 @@ host to worker                                 worker to host
                                                [FAILED, stage, text, limit]  it could not be
                                                [RESULT, id, value, denials]
                                                [ERROR, id, type, arguments, text, traceback, cause, denials]
+[OPEN, id, hook, arguments, credit]            [ITEM, id, value, number]  one of a stream, which RESULT or ERROR ends
+[MORE, id, credit]                             further items may come
+[CANCEL, id]                                   the call, and all within it, is wanted no more
+[PING, number]                                 [PONG, number]
 [ANSWER, ask, value]                           [ASK, id, ask, function, arguments]  calls a function of the application
 [REFUSAL, ask, function, reason]               the plugin may not call it
 [FAILURE, ask, type, text]                     it raised
 
 Between a call and its reply the worker may ask, and waits for the answer; between an ask and its answer the host may
-call, and waits for the reply. So calls and asks nest like brackets.
+call, and waits for the reply. So calls and asks nest like brackets. A CANCEL or MORE whose call has ended came too late
+and is passed over.
 
 `settings` and `proofs` are maps (below); `denials` counts the refusals of this call, whose records came over the event
 pipe; `cause` is None, ["denied", kind, target, layer] or ["limit", name]. Ids of calls and of asks start at 1. Worker
@@ -32,12 +37,18 @@ CALL: Final = 1
 ANSWER: Final = 2
 REFUSAL: Final = 3
 FAILURE: Final = 4
+OPEN: Final = 5
+MORE: Final = 6
+CANCEL: Final = 7
+PING: Final = 8
 READY: Final = 16
 HOOKS: Final = 17
 FAILED: Final = 18
 RESULT: Final = 19
 ERROR: Final = 20
 ASK: Final = 21
+ITEM: Final = 22
+PONG: Final = 23
 
 NAME_LIMIT: Final = 200
 TEXT_LIMIT: Final = 8192
@@ -157,7 +168,17 @@ class Ask:
         self.arguments = {_text(name, NAME_LIMIT, "an argument's name"): value for name, value in arguments.items()}
 
 
-def reply_to(call_id: int, message: object) -> Result | Error | Ask:
+class Item:
+    """One item of a stream: the plain `value`, and its `number`, from 1 on."""
+
+    __slots__ = ("number", "value")
+
+    def __init__(self, value: object, number: object) -> None:
+        self.value = value
+        self.number = _count(number, "an item's number")
+
+
+def reply_to(call_id: int, message: object) -> Result | Error | Ask | Item:
     """What comes back for the innermost call that is open. Raises WireError for any other message or id."""
     if type(message) is not list or len(message) < 4 or type(message[1]) is not int or message[1] != call_id:
         raise WireError(f"no reply to call {call_id}")
@@ -168,7 +189,16 @@ def reply_to(call_id: int, message: object) -> Result | Error | Ask:
             return Error(message)
         if message[0] == ASK and len(message) == 5:
             return Ask(message)
+        if message[0] == ITEM and len(message) == 4:
+            return Item(message[2], message[3])
     raise WireError(f"no reply to call {call_id}")
+
+
+def pong_of(message: object) -> int:
+    """The number of a PONG. Raises WireError for any other message."""
+    if kind_of(message) != PONG:
+        raise WireError("no reply to a ping")
+    return _count(_array(message, 2, "a PONG")[1], "a ping's number")
 
 
 class Ready:

@@ -11,7 +11,7 @@ than three times its own start). A plugin that imports pluggy instead works just
 from __future__ import annotations
 
 from sandbox_worker.author import Context, Permissions
-from sandbox_worker.errors import HostFunctionError, ImportDenied, InterpreterDenied, PermissionDenied
+from sandbox_worker.errors import Cancelled, HostFunctionError, ImportDenied, InterpreterDenied, PermissionDenied
 from sandbox_worker.functions import Host
 
 TYPE_CHECKING = False
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     _F = TypeVar("_F", bound=Callable[..., Any])
 
 __all__ = [
+    "Cancelled",
     "Context",
     "HookimplMarker",
     "Host",

@@ -31,7 +31,7 @@ EXIT_BROKEN: Final = 83
 class Server:
     """The plugin of this worker, as the host calls it."""
 
-    __slots__ = ("_asked", "_calls", "_channel", "_hooks", "_lock", "_settings")
+    __slots__ = ("_asked", "_calls", "_channel", "_credit", "_flagged", "_hooks", "_lock", "_settings")
 
     def __init__(self, channel: Channel, settings: dict[str, Any]) -> None:
         self._channel = channel
@@ -39,6 +39,8 @@ class Server:
         self._hooks: Hooks = {}
         self._lock = _thread.RLock()
         self._calls: list[int] = []  # those that are open, the innermost last
+        self._flagged: set[int] = set()  # those of them that are cancelled
+        self._credit = 0  # items that the open stream may still send
         self._asked = 0
 
     def run(self) -> NoReturn:
@@ -46,19 +48,43 @@ class Server:
         try:
             self._hooks = _load(self._channel, self._settings)
             while True:
-                message = self._channel.receive()
-                if message is None:
-                    posix._exit(EXIT_DONE)
-                if message[0] != messages.CALL:
+                message = self._receive()
+                kind = message[0]
+                if kind == messages.CALL or kind == messages.OPEN:  # noqa: PLR1714 - twice as fast as a tuple
+                    self._answer(message)
+                elif kind == messages.PING:
+                    self._channel.send([messages.PONG, message[1]])
+                else:
                     posix._exit(EXIT_BROKEN)
-                self._answer(message)
         except BrokenPipeError:
             posix._exit(EXIT_DONE)
         except BaseException:  # noqa: BLE001 - the loop itself must not fail; if it does, the process must not linger
             posix._exit(EXIT_BROKEN)
 
+    def _receive(self) -> Any:
+        """The next message that is no mere note about a call."""
+        while True:
+            message = self._channel.receive()
+            if message is None:
+                posix._exit(EXIT_DONE)
+            kind = message[0]
+            if kind == messages.CALL or not self._noted(message):
+                return message
+
+    def _noted(self, message: list[Any]) -> bool:
+        """Take a note about an open call; one about a call that has ended came too late."""
+        kind, call_id = message[0], message[1]
+        if kind == messages.CANCEL:
+            if call_id in self._calls:
+                self._flagged.add(call_id)
+        elif kind == messages.MORE:
+            self._credit += message[2] if call_id in self._calls else 0
+        else:
+            return False
+        return True
+
     def _answer(self, call: list[Any]) -> None:
-        _, call_id, name, arguments = call
+        kind, call_id, name, arguments = call[:4]
         channel, settings, before = self._channel, self._settings, errors.raised
         report: list[object] | None = None
         self._calls.append(call_id)
@@ -66,38 +92,105 @@ class Server:
             function, names = self._hooks[name]
             positional, named = _arranged(names, arguments)
             value = function(*positional, **named)
+            if kind == messages.OPEN:
+                self._stream(call_id, value, call[4])
+                value = None
             wire.check(value)
             frame = channel.encode([messages.RESULT, call_id, value, max(0, errors.raised - before)])
-            if len(frame) > settings["result_size"] + wire.ENVELOPE:
-                text = f"a result of {len(frame)} bytes where result_size allows {settings['result_size']}"
-                report = ["SerializationError", [text], text, "", ["limit", "result_size"]]
+            self._check_size(frame, "a result")
+        except _TooLong as e:
+            report = ["SerializationError", [str(e)], str(e), "", ["limit", "result_size"]]
         except BaseException as e:  # noqa: BLE001 - whatever the plugin raises is its answer
             report = describe(e, settings)
         if report is not None:
             frame = channel.encode([messages.ERROR, call_id, *report, max(0, errors.raised - before)])
         with self._lock:
             self._calls.pop()
+            if self._flagged:
+                self._flagged.discard(call_id)
             channel.send_frame(frame)
+
+    def _stream(self, call_id: int, items: Any, credit: int) -> None:
+        """Send what an iterator yields, as far as the host has given credit; a cancel is seen between two items."""
+        if not hasattr(items, "__next__"):
+            raise TypeError(f"a stream is an iterator, such as a generator, and not {type(items).__name__}")
+        self._credit = credit
+        try:
+            for number, item in enumerate(items, 1):
+                wire.check(item)
+                frame = self._channel.encode([messages.ITEM, call_id, item, number])
+                self._check_size(frame, "an item")
+                with self._lock:
+                    self._listen()
+                    while not self._credit and not self._flagged:
+                        self._wait_for_note()
+                    self._raise_cancelled()
+                    self._credit -= 1
+                    self._channel.send_frame(frame)
+        finally:
+            if hasattr(items, "close"):
+                items.close()
+
+    def _wait_for_note(self) -> None:
+        message = self._channel.receive()
+        if message is None:
+            posix._exit(EXIT_DONE)
+        if not self._noted(message):
+            posix._exit(EXIT_BROKEN)
+
+    def _check_size(self, frame: bytes, what: str) -> None:
+        limit = self._settings["result_size"]
+        if len(frame) > limit + wire.ENVELOPE:
+            raise _TooLong(f"{what} of {len(frame)} bytes where result_size allows {limit}")
+
+    def cancelled(self) -> bool:
+        """Whether the call that runs is wanted no more. From any thread."""
+        if self._lock.acquire(blocking=False):
+            try:
+                if self._calls:
+                    self._listen()
+            finally:
+                self._lock.release()
+        return bool(self._flagged)
+
+    def _listen(self) -> None:
+        """Take the notes that have come by now."""
+        while (message := self._channel.poll()) is not None:
+            if not self._noted(message):
+                posix._exit(EXIT_BROKEN)
+
+    def _raise_cancelled(self) -> None:
+        if self._flagged:
+            raise errors.Cancelled
 
     def ask(self, function: str, arguments: dict[str, Any]) -> Any:
         """Call a function of the application and wait for its answer. See `plugin_api.host` for what it raises."""
         wire.check(arguments)
+        if len(function) > messages.NAME_LIMIT or len(arguments) > messages.PARAMETERS_LIMIT:
+            raise ValueError("no function has so long a name or so many arguments")
         with self._lock:
             if not self._calls:
                 raise RuntimeError("the application's functions can be called while one of the plugin's hooks runs")
-            self._asked += 1
-            self._channel.send([messages.ASK, self._calls[-1], self._asked, function, arguments])
+            self._raise_cancelled()
+            number = self._asked + 1
+            frame = self._channel.encode([messages.ASK, self._calls[-1], number, function, arguments])
+            self._check_size(frame, "a question")
+            self._asked = number
+            self._channel.send_frame(frame)
             while True:
-                message = self._channel.receive()
-                if message is None:
-                    posix._exit(EXIT_DONE)
+                message = self._receive()
                 kind = message[0]
-                if kind == messages.CALL:
+                if kind in (messages.CALL, messages.OPEN):
                     self._answer(message)
-                elif kind == messages.ANSWER:
+                    continue
+                self._raise_cancelled()
+                if kind == messages.ANSWER:
                     return message[2]
-                else:
-                    raise _error(message)
+                raise _error(message)
+
+
+class _TooLong(ValueError):
+    """More than `result_size`."""
 
 
 def _error(message: list[Any]) -> Exception:

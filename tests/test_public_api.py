@@ -28,7 +28,7 @@ def test_every_public_name_has_a_docstring() -> None:
 
 
 def test_no_hook_can_hide_a_public_name_of_a_plugin() -> None:
-    assert {name for name in vars(host.SandboxedPlugin) if not name.startswith("_")} == RESERVED
+    assert {name for name in dir(host.SandboxedPlugin) if not name.startswith("_")} == RESERVED
 
 
 def test_importing_host_leaves_heavy_modules_for_when_they_are_needed() -> None:

@@ -32,7 +32,7 @@ class Fake:
         self.limits = Limits()
         self.deadline = deadline
         self.busy = deadline is not None
-        self.call_id = 1
+        self.turn = 1
         self.events, self._events = os.pipe()
         self.output, self._output = os.pipe()
         self.pidfd, self._pidfd = os.pipe()
@@ -44,6 +44,9 @@ class Fake:
     @property
     def usable(self) -> bool:
         return not self.killed.is_set()
+
+    def overdue(self, now: float) -> str | None:
+        return "timeout" if self.deadline is not None and now > self.deadline else None
 
     def kill(self, reason: str) -> None:
         self.reason = reason

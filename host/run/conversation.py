@@ -8,8 +8,10 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import select
 import sys
 import termios
+import threading
 from typing import Final
 
 from sandbox_worker import wire
@@ -17,18 +19,21 @@ from sandbox_worker.errors import WireError
 
 _CHUNK: Final = 1 << 16
 _PIECE: Final = 1 << 20
+_MOMENT: Final = 0.005
+"""Seconds for which a note waits while another frame is written."""
 
 
 class Conversation:
-    """One connection; for one thread at a time. `sent` counts the bytes that went down so far."""
+    """One connection; for one thread at a time, but for `note`. `sent` counts the bytes that went down so far."""
 
-    __slots__ = ("_calls", "_reader", "_replies", "encode", "sent")
+    __slots__ = ("_calls", "_reader", "_replies", "_writing", "encode", "sent")
 
     def __init__(self, calls: int, replies: int) -> None:
         self._calls = calls
         self._replies = replies
         self._reader = wire.FrameReader(wire.CONTROL_LIMIT)
         self.sent = 0
+        self._writing = threading.Lock()
         self.encode: Final = wire.Encoder().encode
 
     def limit_to(self, limit: int) -> None:
@@ -37,14 +42,35 @@ class Conversation:
 
     def send(self, frame: bytes) -> None:
         """Write a whole frame. Raises OSError when the worker is gone."""
-        done = os.write(self._calls, frame)
-        self.sent += done
-        if done < len(frame):
-            rest = memoryview(frame)
-            while done < len(frame):
-                count = os.write(self._calls, rest[done : done + _PIECE])
-                done += count
-                self.sent += count
+        with self._writing:
+            done = os.write(self._calls, frame)
+            self.sent += done
+            if done < len(frame):
+                rest = memoryview(frame)
+                while done < len(frame):
+                    count = os.write(self._calls, rest[done : done + _PIECE])
+                    done += count
+                    self.sent += count
+
+    def note(self, frame: bytes) -> bool:
+        """Write a short frame from any thread, and hardly wait for it; whether it was written.
+
+        A pipe that is ready takes up to PIPE_BUF bytes at once (pipe(7)). One that is not is full of what the worker
+        does not read; then another thread may be at it for long.
+        """
+        if not self._writing.acquire(timeout=_MOMENT):
+            return False
+        try:
+            poll = select.poll()
+            poll.register(self._calls, select.POLLOUT)
+            if self._calls < 0 or not poll.poll(0):
+                return False
+            self.sent += os.write(self._calls, frame)
+        except OSError:
+            return False
+        finally:
+            self._writing.release()
+        return True
 
     def receive(self) -> bytes:
         """The next frame's body. Raises EOFError, OSError; WireError for a length beyond the limit."""
@@ -63,6 +89,11 @@ class Conversation:
             raise WireError("bytes behind the reply")
         return body
 
+    def expect_nothing(self) -> None:
+        """Raise WireError if anything came behind the last frame."""
+        if self._reader.pending:
+            raise WireError("bytes behind the reply")
+
     def unread_since(self, sent: int) -> bool:
         """True when the worker has read no byte of what was sent after `sent` bytes."""
         waiting = fcntl.ioctl(self._calls, termios.FIONREAD, b"\0\0\0\0")
@@ -75,8 +106,9 @@ class Conversation:
 
     def hang_up(self) -> None:
         """Close the way down, which tells a worker that waits for a call to end."""
-        os.close(self._calls)
-        self._calls = -1
+        with self._writing:
+            os.close(self._calls)
+            self._calls = -1
 
     def abandon(self) -> None:
         """Close both ends."""

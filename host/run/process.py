@@ -41,6 +41,7 @@ TIMEOUT: Final = "timeout"
 CLOSED: Final = "closed"
 BREACH: Final = "protocol"
 UNCOVERED: Final = "uncovered"
+CANCELLED: Final = "cancelled"
 
 
 def _handle(process: Process) -> int:

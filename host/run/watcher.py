@@ -178,12 +178,11 @@ class Watcher:
             self._check(watch)
 
     def _check(self, watch: Watch) -> None:
-        worker, now = watch.worker, time.monotonic()
-        deadline = worker.deadline
+        worker = watch.worker
         if watch.covers.lost():
             worker.kill(UNCOVERED)
             return
-        limit = "timeout" if deadline is not None and now > deadline else self._exceeded(watch)
+        limit = worker.overdue(time.monotonic()) or self._exceeded(watch)
         if limit is not None:
             worker.kill(limit)
 

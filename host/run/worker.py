@@ -6,6 +6,7 @@ deadline of a call is kept by the watcher, which kills: the read then sees the p
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import time
 from typing import TYPE_CHECKING, Any, Final
@@ -19,15 +20,20 @@ from host.errors import (
     ResourceLimitExceeded,
 )
 from host.model.sanitise import visible
-from host.run.process import BREACH, CLOSED, TIMEOUT, UNCOVERED, WorkerProcess
+from host.run.process import BREACH, CANCELLED, CLOSED, TIMEOUT, UNCOVERED, WorkerProcess
 from sandbox_worker import messages, wire
 from sandbox_worker.errors import WireError
 from sandbox_worker.walls.steps import step_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
 
+CREDIT: Final = 16
+"""Items of a stream that the worker may be ahead."""
+GRACE: Final = 0.25
+"""Seconds that a call has to end by itself when it is asked to."""
+_CANCELLED_BY_US: Final = "sandbox_worker.errors.Cancelled"
 _CPU_SIGNAL: Final = signal.SIGXCPU
 _UNCOVERED_TEXT: Final = "was ended, for a path that it is denied was replaced from outside; the next call starts anew"
 
@@ -50,7 +56,12 @@ class Worker(WorkerProcess):
     hooks: tuple[messages.Hook, ...] = ()
     call_id = turn = last_call = 0
     """The innermost call that runs, the outermost, to whose account it goes, and the one that ended last."""
-    _calls = _asks = 0
+    stop: tuple[int, float, str] | None = None
+    """The call that was asked to stop, when it will be killed, and why."""
+    _told = False
+    _open: tuple[tuple[int, str], ...] = ()
+    """Number and hook of each call that runs, the outermost first."""
+    _calls = _asks = _pings = 0
 
     # --- the start
 
@@ -115,48 +126,125 @@ class Worker(WorkerProcess):
         In such an answer it may be called again. Raises Undelivered, WorkerError or one of its subclasses; Unsendable
         before all.
         """
-        call_id = self._calls + 1
+        call_id, outer, sent = self._calls + 1, self._open, self._wire.sent
         frame = self._wire.encode([messages.CALL, call_id, hook, arguments])
-        outer = (self.call_id, self.hook) if self.busy else None
-        sent = self._wire.sent
-        self._calls = self.call_id = call_id
-        if outer is None:
-            self.turn = call_id
-        self.hook, self.busy = hook, True
-        self._run_until(time.monotonic() + self.limits.call_timeout)
+        self._begin(call_id, hook)
         try:
             self._wire.send(frame)
-            return self._reply(call_id, answer)
-        except WireError as e:
-            self.kill(BREACH)
-            self.wait()
-            raise self.fault(ProtocolViolation, f"broke the protocol: {e}") from None
-        except (OSError, EOFError):
-            raise self._death(sent) from None
+            while True:
+                reply = self._next(call_id, self._wire.receive_last(), answer)
+                if isinstance(reply, messages.Item):
+                    raise WireError("an item where no stream is open")
+                if reply is not None:
+                    return reply if self.stop is None else self._in_time(reply)
+        except (HostError, WireError, OSError, EOFError) as e:
+            raise self._failed(e, sent) from None
         except BaseException:  # KeyboardInterrupt: the reply can't be told from the next one's any more
             self.kill(CLOSED)
             raise
         finally:
-            self.busy, self.deadline, self.last_call = False, None, call_id
-            if outer is not None:
-                (self.call_id, self.hook), self.busy = outer, True
+            self._end(call_id, outer)
+
+    def stream(
+        self, hook: str, arguments: dict[str, Any], answer: Callable[[messages.Ask], list[object]] = _nobody
+    ) -> Generator[object, None, messages.Result | messages.Error]:
+        """One call whose result is an iterator: yields its items, returns how it ended. Raises as `call`.
+
+        The clock runs while an item is waited for. Closing it cancels the call.
+        """
+        call_id, outer, sent = self._calls + 1, self._open, self._wire.sent
+        frame = self._wire.encode([messages.OPEN, call_id, hook, arguments, CREDIT])
+        self._begin(call_id, hook)
+        taken, credit = 0, CREDIT
+        try:
+            self._wire.send(frame)
+            while True:
+                reply = self._next(call_id, self._wire.receive(), answer)
+                if reply is None:
+                    continue
+                if not isinstance(reply, messages.Item):
+                    self._wire.expect_nothing()
+                    return self._in_time(reply)
+                taken += 1
+                if reply.number != taken or taken > credit:
+                    raise WireError("an item out of turn")
+                self.deadline = None
+                yield reply.value
+                self._run_until(time.monotonic() + self.limits.call_timeout)
+                if taken > credit - CREDIT // 2:
+                    credit += CREDIT // 2
+                    with contextlib.suppress(OSError):  # what it sent before it died is still there to be read
+                        self._wire.send(self._wire.encode([messages.MORE, call_id, CREDIT // 2]))
+        except GeneratorExit:
+            self._give_up(call_id, answer)
+            raise
+        except (HostError, WireError, OSError, EOFError) as e:
+            raise self._failed(e, sent) from None
+        except BaseException:
+            self.kill(CLOSED)
+            raise
+        finally:
+            self._end(call_id, outer)
+
+    def _give_up(self, call_id: int, answer: Callable[[messages.Ask], list[object]]) -> None:
+        """Cancel a stream and read it to its end, which is near: the worker is killed after the grace."""
+        self._run_until(time.monotonic() + GRACE)
+        self.cancel(call_id)
+        try:
+            while True:
+                reply = self._next(call_id, self._wire.receive(), answer)
+                if isinstance(reply, messages.Result | messages.Error):
+                    self._wire.expect_nothing()
+                    return
+        except WireError:
+            self.kill(BREACH)
+        except (OSError, EOFError):
+            self.kill(CANCELLED)
+        self.wait()
+
+    def _begin(self, call_id: int, hook: str) -> None:
+        self._calls = self.call_id = call_id
+        self._open = opened = (*self._open, (call_id, hook))
+        self.turn = opened[0][0]
+        self.hook, self.busy = hook, True
+        self.deadline = time.monotonic() + self.limits.call_timeout
+        if self._watcher.asleep:
+            self._watcher.wake()
+
+    def _end(self, call_id: int, outer: tuple[tuple[int, str], ...]) -> None:
+        self.deadline, self.last_call, self._open = None, call_id, outer
+        if outer:
+            self.call_id, self.hook = outer[-1]
+        else:
+            self.busy, self.stop = False, None
 
     def _run_until(self, deadline: float) -> None:
-        """Let the worker work until then, or be killed."""
+        """Let the worker work until then, or be asked to stop and killed."""
         self.deadline = deadline
         if self._watcher.asleep:
             self._watcher.wake()
 
-    def _reply(self, call_id: int, answer: Callable[[messages.Ask], list[object]]) -> messages.Result | messages.Error:
-        while True:
-            body = self._wire.receive_last()
-            reply = messages.reply_to(call_id, wire.decode(body))
-            if isinstance(reply, messages.Ask):
-                self._answer(reply, answer)
-                continue
-            if type(reply) is messages.Result and len(body) > self.limits.result_size + wire.ENVELOPE:
-                raise WireError("a result longer than result_size")
-            return reply
+    def _next(
+        self, call_id: int, body: bytes, answer: Callable[[messages.Ask], list[object]]
+    ) -> messages.Result | messages.Error | messages.Item | None:
+        """What one frame says for an open call, None when it was an ask, which is answered then."""
+        reply = messages.reply_to(call_id, wire.decode(body))
+        if isinstance(reply, messages.Ask):
+            self._wire.expect_nothing()
+            self._answer(reply, answer)
+            return None
+        if type(reply) is not messages.Error and len(body) > self.limits.result_size + wire.ENVELOPE:
+            raise WireError("a result longer than result_size")
+        return reply
+
+    def _in_time(self, reply: messages.Result | messages.Error) -> messages.Result | messages.Error:
+        """The reply, unless it came after the call's time was over. Raises PluginTimeout, HostError."""
+        if self.stop is not None and self.stop[0] == self.call_id:
+            if self.stop[2] == TIMEOUT:
+                raise self._timeout()
+            if isinstance(reply, messages.Error) and reply.type_name == _CANCELLED_BY_US:
+                raise HostError("was asked to stop, and did")
+        return reply
 
     def _answer(self, ask: messages.Ask, answer: Callable[[messages.Ask], list[object]]) -> None:
         """Answer one ask; meanwhile the clock of the call stands still."""
@@ -170,12 +258,82 @@ class Worker(WorkerProcess):
             self._run_until(deadline + time.monotonic() - begun)
         self._wire.send(frame)
 
+    @property
+    def next_call(self) -> int:
+        """The number of the call that begins next."""
+        return self._calls + 1
+
+    def cancel(self, call_id: int = 0, reason: str = CANCELLED) -> None:
+        """Ask an open call, or the outermost, to stop; the watcher kills the worker after the grace. From any thread.
+
+        A call that has ended is passed over.
+        """
+        opened = self._open
+        call_id = call_id or (opened[0][0] if opened else 0)
+        if all(call_id != number for number, _ in opened):
+            return
+        self.stop = call_id, time.monotonic() + GRACE, reason
+        self._told = False
+        self._tell(call_id)
+        if self._watcher.asleep:
+            self._watcher.wake()
+
+    def _tell(self, call_id: int) -> None:
+        self._told = self._wire.note(wire.Encoder().encode([messages.CANCEL, call_id]))
+
+    def overdue(self, now: float) -> str | None:
+        """Why it has to be killed now, if it has. The watcher asks; at a call's deadline it is asked to stop first."""
+        stop, opened, deadline = self.stop, self._open, self.deadline
+        if stop is not None and any(stop[0] == number for number, _ in opened):
+            if not self._told:
+                self._tell(stop[0])
+            return stop[2] if now > stop[1] else None
+        if deadline is None or now <= deadline:
+            return None
+        if not opened:
+            return TIMEOUT
+        self.cancel(opened[-1][0], TIMEOUT)
+        return None
+
+    def ping(self, seconds: float) -> bool:
+        """Whether it answers in that time; one that does not is killed. Not while a call runs."""
+        self._pings += 1
+        self._run_until(time.monotonic() + seconds)
+        try:
+            self._wire.send(self._wire.encode([messages.PING, self._pings]))
+            if messages.pong_of(wire.decode(self._wire.receive_last())) != self._pings:
+                raise WireError("a reply to another ping")
+        except (WireError, OSError, EOFError):
+            self.kill(self.ended or BREACH)
+            self.wait()
+            return False
+        except BaseException:
+            self.kill(CLOSED)
+            raise
+        finally:
+            self.deadline = None
+        return True
+
+    def _failed(self, error: Exception, sent: int) -> Exception:
+        if isinstance(error, HostError):
+            return error
+        if isinstance(error, WireError):
+            self.kill(BREACH)
+            self.wait()
+            return self.fault(ProtocolViolation, f"broke the protocol: {error}")
+        return self._death(sent)
+
+    def _timeout(self) -> PluginTimeout:
+        return self.fault(PluginTimeout, f"took longer than {self.limits.call_timeout:g} s (call_timeout)")
+
     def _death(self, sent: int) -> Exception:
         unread = self._wire.unread_since(sent)
         self.kill(self.ended or "")
         self.wait()
         if self.ended == TIMEOUT:
-            return self.fault(PluginTimeout, f"took longer than {self.limits.call_timeout:g} s (call_timeout)")
+            return self._timeout()
+        if self.ended == CANCELLED:
+            return HostError(f"was cancelled, and ended as it went on for more than {GRACE:g} s")
         if self.ended == UNCOVERED:
             return self.fault(PluginCrashed, _UNCOVERED_TEXT)
         if self.ended == CLOSED:

@@ -24,6 +24,7 @@ from sandbox_worker.permissions import RequestError, decide
 
 if TYPE_CHECKING:
     import asyncio
+    import concurrent.futures
     from collections.abc import Awaitable, Callable
 
     from host.model.grants import Effective
@@ -89,7 +90,7 @@ class Functions:
 class Asked(Generic[_P]):
     """The asks for functions of one worker after the other, as they are answered. Called by whoever runs their call."""
 
-    __slots__ = ("_dropped", "_functions", "_place", "_plugin", "_refuse", "_spent", "_turn", "_turns")
+    __slots__ = ("_dropped", "_functions", "_future", "_place", "_plugin", "_refuse", "_spent", "_turn", "_turns")
 
     def __init__(
         self,
@@ -108,6 +109,13 @@ class Asked(Generic[_P]):
         self._refuse = refuse
         self._turn = -1
         self._spent = 0.0
+        self._future: concurrent.futures.Future[Any] | None = None
+
+    def cancel(self) -> None:
+        """Cancel the async function that runs on another thread's loop, if one does."""
+        future = self._future
+        if future is not None:
+            future.cancel()
 
     def reason(self, name: str, effective: Effective) -> str:
         """Why the plugin may call the function, or why not."""
@@ -134,7 +142,7 @@ class Asked(Generic[_P]):
             with self._turns.serving(self._place):
                 value = function.run(**ask.arguments)
                 if hasattr(type(value), "__await__"):
-                    value = _awaited(value, left)
+                    value = self._awaited(value, left)
             wire.check(value)
         except Exception as e:  # noqa: BLE001 - whatever the application's function raises is the plugin's answer
             _log.debug("function %s raised for plugin %s", ask.function, self._plugin, exc_info=True)
@@ -143,6 +151,33 @@ class Asked(Generic[_P]):
             if outermost:
                 self._spent += time.monotonic() - begun
         return [messages.ANSWER, ask.id, value]
+
+    def _awaited(self, value: Awaitable[Any], seconds: float) -> Any:
+        """The result of what an async function returned: on the loop of `acall`, else on one of its own."""
+        import asyncio
+        import concurrent.futures
+
+        async def bounded() -> Any:
+            async with asyncio.timeout(seconds):
+                return await value
+
+        try:
+            here = asyncio.get_running_loop()
+        except RuntimeError:
+            here = None
+        loop = LOOP.get()
+        if loop is not None and loop is not here and loop.is_running():
+            self._future = future = asyncio.run_coroutine_threadsafe(bounded(), loop)
+            try:
+                return future.result(seconds + _LOOP_GRACE)
+            finally:
+                self._future = None
+                future.cancel()
+        if here is None:
+            return asyncio.run(bounded())
+        context = contextvars.copy_context()
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            return pool.submit(context.run, asyncio.run, bounded()).result()
 
 
 _TOLD: Final = (DENY_RULE, DROPPED, NOT_OFFERED)
@@ -166,30 +201,3 @@ def _told(error: Exception) -> tuple[str, str]:
 def _text(error: Exception) -> str:
     argument = error.args[0] if len(error.args) == 1 else error
     return argument if type(argument) is str else str(error)
-
-
-def _awaited(value: Awaitable[Any], seconds: float) -> Any:
-    """The result of what an async function returned: on the loop of `acall`, else on one of its own."""
-    import asyncio
-    import concurrent.futures
-
-    async def bounded() -> Any:
-        async with asyncio.timeout(seconds):
-            return await value
-
-    try:
-        here = asyncio.get_running_loop()
-    except RuntimeError:
-        here = None
-    loop = LOOP.get()
-    if loop is not None and loop is not here and loop.is_running():
-        future = asyncio.run_coroutine_threadsafe(bounded(), loop)
-        try:
-            return future.result(seconds + _LOOP_GRACE)
-        finally:
-            future.cancel()
-    if here is None:
-        return asyncio.run(bounded())
-    context = contextvars.copy_context()
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        return pool.submit(context.run, asyncio.run, bounded()).result()

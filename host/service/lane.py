@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
-from host.errors import HostError, PluginCrashed, ResourceLimitExceeded, SerializationError, WorkerError
+from host.errors import HostError, PluginCrashed, PluginTimeout, ResourceLimitExceeded, SerializationError, WorkerError
 from host.model.events import PermissionDropped, PermissionName, WorkerPid
 from host.model.grants import narrowed
 from host.model.plan import FILE_KINDS, NET_KINDS, begins_later, broker_policy
 from host.model.sanitise import visible
 from host.model.supervision import Change, Life, State
-from host.run.process import CLOSED, UNCOVERED
+from host.run.process import CLOSED, TIMEOUT, UNCOVERED
 from host.run.worker import Undelivered, Worker
 from host.service.denials import ALLOWED, advice, reason_for
 from host.service.remote_errors import add_hint, may_come_of, rebuild
@@ -19,9 +20,12 @@ from sandbox_worker.errors import DENY_RULE, DROPPED, Unsendable
 from sandbox_worker.messages import DROP, LOG, Ask, Result
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from host.model.grants import Effective
     from host.service.functions import Asked
     from host.service.plugin import SandboxedPlugin
+    from host.service.ticket import Ticket
 
 LINES: Final = 1000
 """Lines of output that are kept."""
@@ -139,7 +143,7 @@ class Lane:
 
     # --- a call
 
-    def call(self, hook: str, arguments: dict[str, Any]) -> Any:
+    def call(self, hook: str, arguments: dict[str, Any], ticket: Ticket | None = None) -> Any:
         """One call, in a living worker. Raises Undelivered where no worker read it, and all that a call raises."""
         try:
             worker = self.live()
@@ -148,44 +152,95 @@ class Lane:
             raise
         self.life.on(Change.CALL)
         try:
-            reply = self._deliver(worker, hook, arguments)
-        except SerializationError:
-            self.life.on(Change.ANSWER)
-            raise
+            reply = self._deliver(worker, hook, arguments, ticket)
         except BaseException as e:
-            crash = e.crash if isinstance(e, Undelivered) else e
-            self.failed(worker, crash if isinstance(crash, WorkerError) else None)
-            if isinstance(e, Exception):
-                self.retire()
+            self._ended(worker, e)
             raise
         self.life.on(Change.ANSWER)
         self._plugin._supervisor.answered()
         return self._outcome(worker, reply, hook)
 
-    def nested(self, hook: str, arguments: dict[str, Any]) -> Any:
+    def _ended(self, worker: Worker, error: BaseException) -> None:
+        """A call ended without a reply that counts: the worker is as good as before, or it is dead."""
+        if worker.usable:  # nothing was sent, or it stopped when it was asked to
+            self.life.on(Change.ANSWER)
+            return
+        crash = error.crash if isinstance(error, Undelivered) else error
+        self.failed(worker, crash if isinstance(crash, WorkerError) else None)
+        if isinstance(error, Exception):
+            self.retire()
+
+    def stream(self, hook: str, arguments: dict[str, Any]) -> Generator[Any]:
+        """One call that yields items, in a living worker. Raises as `call`; closing it cancels the call."""
+        worker = self.live()
+        self.life.on(Change.CALL)
+        try:
+            reply = yield from worker.stream(hook, arguments, self._answer)
+        except (Unsendable, Undelivered, HostError) as e:
+            self._ended(worker, e)
+            raise self._told(worker, e, hook) from None
+        except BaseException as e:
+            self._ended(worker, e)
+            raise
+        self.life.on(Change.ANSWER)
+        self._plugin._supervisor.answered()
+        self._outcome(worker, reply, hook)
+
+    def ping(self, seconds: float) -> bool:
+        """Whether its worker answers in that time; one that does not is ended."""
+        worker = self.worker
+        if worker is None or not worker.usable:
+            return False
+        if worker.ping(seconds):
+            return True
+        text = f"did not answer a ping within {seconds:g} s, as a worker does"
+        self.failed(worker, worker.fault(PluginTimeout if worker.ended == TIMEOUT else PluginCrashed, text))
+        self.retire()
+        return False
+
+    def nested(self, hook: str, arguments: dict[str, Any], ticket: Ticket | None = None) -> Any:
         """One call more of the worker that waits for a function. Raises HostError when that ended meanwhile."""
         worker, name = self.worker, self._plugin.__name__
         if worker is None or not worker.usable:
             raise HostError(f"the worker of plugin {name} ended meanwhile", plugin=name)
         try:
-            return self._outcome(worker, self._deliver(worker, hook, arguments), hook)
+            return self._outcome(worker, self._deliver(worker, hook, arguments, ticket), hook)
         except Undelivered as e:
             raise e.crash from None
 
-    def _deliver(self, worker: Worker, hook: str, arguments: dict[str, Any]) -> Any:
+    def _deliver(self, worker: Worker, hook: str, arguments: dict[str, Any], ticket: Ticket | None = None) -> Any:
         """Send the call and take the reply; errors are told as this plugin's."""
-        name = self._plugin.__name__
+        if ticket is not None:
+            ticket.begin(functools.partial(self.cancel, worker.next_call))
         try:
             return worker.call(hook, arguments, self._answer)
-        except Unsendable as e:
-            raise SerializationError(str(e), plugin=name, hook=hook) from None
-        except (Undelivered, HostError) as e:
-            error: HostError = e.crash if isinstance(e, Undelivered) else e
-            self.take_events(worker, (worker.last_call, hook))
-            error.plugin, error.hook = name, hook
-            if isinstance(error, WorkerError):
-                error.args = (f"plugin {name} {error}",)
+        except Undelivered as e:
+            self._told(worker, e, hook)
             raise
+        except (Unsendable, HostError) as e:
+            raise self._told(worker, e, hook) from None
+        finally:
+            if ticket is not None:
+                ticket.end()
+
+    def _told(self, worker: Worker, error: Unsendable | Undelivered | HostError, hook: str) -> HostError:
+        """The error of a call, as this plugin's."""
+        name = self._plugin.__name__
+        if isinstance(error, Unsendable):
+            return SerializationError(str(error), plugin=name, hook=hook)
+        told = error.crash if isinstance(error, Undelivered) else error
+        self.take_events(worker, (worker.last_call, hook))
+        told.plugin, told.hook = name, hook
+        if isinstance(told, WorkerError) or str(told).startswith("was "):
+            told.args = (f"plugin {name} {told}",)
+        return told
+
+    def cancel(self, call_id: int = 0) -> None:
+        """Ask a call, or the outermost that runs, to stop; from any thread."""
+        worker = self.worker
+        if worker is not None:
+            self._asked.cancel()
+            worker.cancel(call_id)
 
     def _outcome(self, worker: Worker, reply: Any, hook: str) -> Any:
         """What a reply says. Called while the worker is still the caller's."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 import functools
 import logging
+import threading
 from typing import TYPE_CHECKING, Any, Final, final
 
 from host.errors import HostError, PermissionDenied, PluginStartError, SerializationError, WorkerError
@@ -18,11 +19,14 @@ from host.service.functions import LOOP, Asked
 from host.service.lane import LINES, Lane
 from host.service.proxy import BadHook, check, function
 from host.service.records import Records
+from host.service.ticket import Ticket
 from host.service.turn import Turns
 from sandbox_worker import wire
 from sandbox_worker.errors import Unsendable
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from host.model.events import PermissionDecision
     from host.model.grants import Effective
     from host.model.manifest import Manifest
@@ -34,7 +38,7 @@ if TYPE_CHECKING:
 _log: Final = logging.getLogger("host")
 
 RESERVED: Final = frozenset(
-    "acall call close denials logs name permissions pid restart restarts state tier version".split()
+    "acall call cancel close denials logs name permissions pid ping restart restarts state stream tier version".split()
 )
 """Public names of `SandboxedPlugin`: no hook may bear one."""
 
@@ -158,6 +162,11 @@ class SandboxedPlugin:
         (PluginQuarantined: it failed too often and is not started any more), HostError (closed, or called again from
         inside a call).
         """
+        self._check_arguments(hook, arguments)
+        return self._call(hook, arguments, None)
+
+    def _check_arguments(self, hook: str, arguments: dict[str, Any]) -> None:
+        """Raise AttributeError, SerializationError for what can't be called so."""
         if hook not in self._hooks:
             raise AttributeError(f"plugin {self.__name__} has no hook {hook!r}")
         items = 0
@@ -169,31 +178,87 @@ class SandboxedPlugin:
             except Unsendable as e:
                 text = f"{self.__name__}.{hook}({name}=…): {name}{e.where} is of type {e.type_name}, which can't cross"
                 raise SerializationError(text, plugin=self.__name__, hook=hook) from None
+
+    def _call(self, hook: str, arguments: dict[str, Any], ticket: Ticket | None) -> Any:
         if self._turns.nested:
             with self._turns.nest() as lane:
-                return lane.nested(hook, arguments)
+                return lane.nested(hook, arguments, ticket)
         try:
-            return self._in_turn(hook, arguments)
+            return self._in_turn(hook, arguments, ticket)
         except Undelivered:  # once: what dies before it reads anything twice is no coincidence
             try:
-                return self._in_turn(hook, arguments)
+                return self._in_turn(hook, arguments, ticket)
             except Undelivered as e:
                 raise e.crash from None
 
-    def _in_turn(self, hook: str, arguments: dict[str, Any]) -> Any:
+    def _in_turn(self, hook: str, arguments: dict[str, Any], ticket: Ticket | None) -> Any:
         lane = self._turns.begin()
         try:
-            return lane.call(hook, arguments)
+            return lane.call(hook, arguments, ticket)
         finally:
             self._turns.end(lane)
 
     async def acall(self, hook: str, /, **arguments: Any) -> Any:
-        """`call` from a coroutine, on a thread of the loop's executor. Cancelling does not stop a call that runs."""
+        """`call` from a coroutine, on a thread of the loop's executor.
+
+        Cancelled before its turn came, the call is not made. Cancelled while it runs, the plugin is asked to stop, as
+        by `cancel`, and the coroutine ends with the call, at the latest when the worker was ended for it.
+        """
         import asyncio
 
-        loop, context = asyncio.get_running_loop(), contextvars.copy_context()
+        self._check_arguments(hook, arguments)
+        loop, context, ticket = asyncio.get_running_loop(), contextvars.copy_context(), Ticket()
         context.run(LOOP.set, loop)
-        return await loop.run_in_executor(None, context.run, functools.partial(self.call, hook, **arguments))
+        made = loop.run_in_executor(None, context.run, functools.partial(self._call, hook, arguments, ticket))
+        try:
+            return await asyncio.shield(made)
+        except asyncio.CancelledError:
+            made.add_done_callback(lambda made: made.cancelled() or made.exception())  # nobody will ask for it
+            if ticket.cancel():
+                await asyncio.wait((made,))
+            raise
+
+    def cancel(self) -> None:
+        """Ask the calls that run to stop; from any thread. Their callers get a HostError.
+
+        The plugin sees it where it asks (`context.cancelled`), calls the application or yields an item; when it has
+        not ended after 0.25 s, its worker is ended. What it returns meanwhile counts. Without a call nothing happens.
+        """
+        for lane in self._lanes:
+            lane.cancel()
+
+    def stream(self, hook: str, /, **arguments: Any) -> Generator[Any]:
+        """Call a hook that returns a generator, or another iterator, and iterate over what it yields as it comes.
+
+        The call begins with the first item that is asked for and keeps the worker until the last one; closing the
+        iterator cancels it. The plugin is at most 16 items ahead. `call_timeout` is for each item that is waited for,
+        `result_size` for each item. Raises as `call`, while it is iterated over.
+        """
+        self._check_arguments(hook, arguments)
+        return self._streaming(hook, arguments)
+
+    def _streaming(self, hook: str, arguments: dict[str, Any]) -> Generator[Any]:
+        lane, owner = self._turns.begin(), threading.get_ident()
+        try:
+            yield from lane.stream(hook, arguments)
+        finally:
+            self._turns.end(lane, owner)
+
+    def ping(self, timeout: float = 1.0) -> bool:
+        """Whether its worker lives and answers within `timeout` seconds, each of several; one that does not is ended.
+
+        One that runs a call counts as alive, for its call has a time of its own. Starts none.
+        """
+        answers = [self._ping(lane, timeout) for lane in self._lanes]
+        return all(answers)
+
+    def _ping(self, lane: Lane, timeout: float) -> bool:
+        if not self._turns.try_begin(lane):
+            return True
+        try:
+            return timeout > 0 and lane.ping(timeout)
+        finally:
+            self._turns.end(lane)
 
     def _adopt(self, hooks: tuple[Hook, ...]) -> None:
         """Take what a worker reports: the first makes the functions, later ones must say the same."""

@@ -169,14 +169,14 @@ class Turns(Generic[_P]):
                 waiter.bell.release()
                 return
 
-    def end(self, place: _P) -> None:
-        """End the turn at `place`, which this thread has."""
+    def end(self, place: _P, owner: int | None = None) -> None:
+        """End the turn at `place`, which this thread has, or the thread `owner`."""
         try:
             self._before(place)
         finally:
             with self._lock:
                 self._free.append(place)
-                self._owners.discard(threading.get_ident())
+                self._owners.discard(owner or threading.get_ident())
                 if self._waiting:
                     self._ring()
         self._after()
