@@ -82,9 +82,10 @@ class Box:
         self.forks = forks
 
     def may_write(self, path: str) -> bool:
-        """Whether the worker may change what is at `path`: then a grant of it would grant whatever it writes there."""
-        real = os.path.realpath(path) + "/"
-        return any("w" in access and real.startswith(root.rstrip("/") + "/") for root, access in self._rules)
+        """Whether the worker may change what is at `path`, or the link that is: a grant of it would grant whatever it
+        puts there."""
+        writable = [root.rstrip("/") + "/" for root, access in self._rules if "w" in access]
+        return any(f"{where}/".startswith(root) for where in (path, os.path.realpath(path)) for root in writable)
 
     def start(self, path: str, request: Start, given: Sequence[int]) -> tuple[int, int]:
         """Fork a child that becomes the program at `path` with the descriptors `given`.
@@ -93,6 +94,8 @@ class Box:
         program is not there, or nobody may execute it.
         """
         program = programs.look_up(path)
+        if any(map(self.may_write, program.files)):  # a script's interpreter
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES), path)
         report, report_end = os.pipe2(os.O_CLOEXEC)
         ruleset = None
         try:

@@ -172,6 +172,29 @@ def test_what_the_plugin_can_write_does_not_run(worker: Any, places: Path) -> No
     assert start.attempt(code, program=program)[3].count("may write to that file") == 1
 
 
+def test_a_link_that_the_plugin_can_write_does_not_run(worker: Any, places: Path) -> None:
+    """Else it would choose the program by what the link leads to."""
+    link = places / "granted" / "program"
+    code = "import os, subprocess; os.symlink('/bin/echo', link); subprocess.run([link, 'escaped'])"
+    start = worker(str(link))
+    assert start.reason(code, link=link)[:2] == ("PermissionDenied", "run")
+
+
+def test_a_script_does_not_run_by_an_interpreter_that_the_plugin_can_write(worker: Any, places: Path) -> None:
+    script, interpreter = places / "script", places / "granted" / "interpreter"
+    script.write_text(f"#!{interpreter}\n")
+    for file in (script, interpreter):
+        file.touch()
+        file.chmod(0o755)
+    code = """
+        import os, shutil, subprocess
+        with open(interpreter, "w") as file:
+            file.write("#!/bin/echo\\n")
+        subprocess.run([script])
+    """
+    assert worker(str(script)).reason(code, script=script, interpreter=interpreter)[::2] == ("PermissionError", 13)
+
+
 # --- files, network, other processes
 
 
