@@ -115,7 +115,8 @@ def _probe_kernel(settings: dict[str, Any]) -> list[str]:
     # The kernel answers EACCES for a folder; EPERM is the filter, whose one execve is spent.
     _must_fail(_EPERM, posix.execv, "/", ["/"])
     proofs.append("exec")
-    first = EVENTS + (2 if settings["run"] else 1)  # the way to the keeper of its commands
+    # with a grant of `run` the way to the keeper of its commands, and where calls are handed over that to the broker
+    first = EVENTS + 1 + bool(settings["run"]) + bool(settings.get("handed"))
     for descriptor in range(first, first + 10):
         _must_fail(_EBADF, posix.fstat, descriptor)
     proofs.append("descriptors")
@@ -149,7 +150,11 @@ def _install_hook(settings: dict[str, Any]) -> list[str]:
     else:
         _stub_process_starter()
     network = settings["network"]
-    if network and any(not stem.startswith(("4:", "6:", "unix:")) for stem, _, _ in network[0]):
+    if settings.get("handed"):
+        from sandbox_worker import _handed
+
+        _handed.install(EVENTS + 1 + bool(settings["run"]))
+    elif network and any(not stem.startswith(("4:", "6:", "unix:")) for stem, _, _ in network[0]):
         from sandbox_worker import _resolve
 
         _resolve.install()

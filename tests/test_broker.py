@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 from walls_driver import LIKE_DOCKER, Host, Worker, need, read_all
 
-from host.errors import HostError, LockdownUnavailable
+from host.errors import HostError
 from host.run import interpreter
 from host.run.broker import Broker, BrokerGone
 from sandbox_worker.messages import events_of
@@ -487,12 +487,6 @@ def test_what_is_narrowed_is_refused_at_once_and_what_is_left_goes_on(network: N
         os.close(refusals)
     network.broker.narrow(number, allow)  # whose worker is gone: nothing to do
     assert network.broker.alive
-
-
-def test_a_machine_without_notifications_says_so(network: Network) -> None:
-    network.broker.abilities = ("", ("no notifications",))
-    with pytest.raises(LockdownUnavailable, match="no notifications"):
-        network.broker.require_notifications()
 
 
 def test_under_the_refusals_of_a_container_engine_sockets_are_replaced() -> None:

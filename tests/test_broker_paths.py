@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import socket
 import stat
 import tempfile
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import pytest
+from network_driver import UnixServer as Server
 from test_broker import VARIANTS, Network
 from until import until
 from walls_driver import need
@@ -48,31 +47,6 @@ def network(request: pytest.FixtureRequest) -> Iterator[Network]:
         yield made
     finally:
         made.close()
-
-
-class Server:
-    """Says hello on a unix socket to everyone, and counts them."""
-
-    def __init__(self, path: str) -> None:
-        self.path, self.met = path, 0
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(path)
-        self._listener.listen()
-        self._thread = threading.Thread(target=self._serve)
-        self._thread.start()
-
-    def _serve(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                met, _ = self._listener.accept()
-                self.met += 1
-                with met:
-                    met.sendall(b"hello")
-
-    def close(self) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._thread.join()
-        self._listener.close()
 
 
 @pytest.fixture

@@ -24,7 +24,8 @@ class Fake:
         self.narrowed: list[Any] = []
         self.ends: list[socket.socket] = []
 
-    def serve(self, policy: dict[str, Any], *, replace: bool) -> tuple[int, int, int]:
+    def serve(self, policy: dict[str, Any], *, replace: bool, handed: bool) -> tuple[int, int, int]:
+        assert not handed
         self.served.append((policy, replace))
         ours, theirs = socket.socketpair()
         self.ends.append(ours)

@@ -113,7 +113,7 @@ ROWS: Final = (
         Cell(_BOTH, "as confined"),
         Cell((HOOK,), "nothing is granted"),
         "TCP and unix streams alone; where sockets are replaced (walled, containers) only the usual options set before "
-        "connecting stay",
+        "connecting stay; where doctor shows handed, Python code alone connects",
     ),
     _row(
         "net.listen",

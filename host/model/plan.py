@@ -22,6 +22,7 @@ FILE_KINDS: Final = ("fs.read", "fs.write")
 NET_KINDS: Final = ("net.connect", "net.listen")
 NAMES: Final = "names"
 FILES_BROKERED: Final = frozenset(("metadata", "locks"))
+HANDED: Final = "handed"
 _LETTERS: Final = {"fs.read": "r", "fs.write": "w"}
 SPECIAL_TREES: Final = ("/proc", "/sys", "/dev")
 """Never reached through a rule for a directory above them."""

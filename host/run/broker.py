@@ -14,7 +14,6 @@ import os
 import socket
 from typing import TYPE_CHECKING, Any, Final
 
-from host.errors import LockdownUnavailable
 from host.run.helper import Helper, HelperGone
 
 if TYPE_CHECKING:
@@ -38,30 +37,24 @@ class Broker(Helper):
 
     @functools.cached_property
     def abilities(self) -> tuple[str, tuple[str, ...]]:
-        """How it gets at a worker's socket, "pidfd_getfd", "addfd", or "" where it can't; and what keeps it from a
-        better way. Waits until it has found out. Raises HostError."""
+        """How it gets at a worker's socket, "pidfd_getfd", "addfd", "handed" where Python code has to hand each call
+        over, or "" where it can't; and what keeps it from a better way. Waits until that is found. Raises HostError."""
         _, found = self._ask("abilities", ["abilities"])
         return found["variant"], tuple(found["missing"])
 
-    def require_notifications(self) -> None:
-        """Raises LockdownUnavailable where this machine has none, HostError."""
-        variant, missing = self.abilities
-        if not variant:
-            text = f"net.connect and net.listen can't be held here: {'; '.join(missing)}"
-            raise LockdownUnavailable(text, tier=None, missing=("seccomp notifications",))
-
-    def serve(self, policy: dict[str, Any], *, replace: bool = False) -> tuple[int, int, int]:
+    def serve(self, policy: dict[str, Any], *, replace: bool = False, handed: bool = False) -> tuple[int, int, int]:
         """Announce one worker; gives (its number, the descriptor for its lockdown, the pipe with what it is refused).
 
         The caller closes both descriptors. `policy` is as `sandbox_worker.broker.policy.policy_of` takes it; `replace`
-        is for a worker with a network of its own. What the broker makes no sense of it closes, and then the worker's
-        lockdown fails. Raises HostError.
+        is for a worker with a network of its own, `handed` for one that hands its calls over. What the broker makes no
+        sense of it closes, and then the worker's lockdown fails. Raises HostError.
         """
-        ours, theirs = socket.socketpair()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET if handed else socket.SOCK_STREAM)
         read, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         number = next(self._numbers)
         try:
-            self._tell(["serve", number, {**policy, "replace": replace}], [ours.fileno(), write])
+            wanted = {**policy, "replace": replace, "handed": handed}
+            self._tell(["serve", number, wanted], [ours.fileno(), write])
             return number, theirs.detach(), read
         except BaseException:
             os.close(read)

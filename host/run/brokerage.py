@@ -22,16 +22,26 @@ if TYPE_CHECKING:
 
 
 class Brokerage:
-    """Thread-safe. `find` gives the broker, started if need be; `policy` and `replace` are as `Broker.serve` has them.
+    """Thread-safe. `find` gives the broker, started if need be; `policy`, `replace` and `handed` are as `Broker.serve`
+    has them.
 
     `refusals` is the pipe with what the broker refused, `awaited` a descriptor that is ready when `attend` has
     something to do; -1 while there is none.
     """
 
-    def __init__(self, find: Callable[[], Broker], policy: dict[str, Any], *, replace: bool, at_once: bool) -> None:
+    def __init__(
+        self,
+        find: Callable[[], Broker],
+        policy: dict[str, Any],
+        *,
+        replace: bool,
+        at_once: bool,
+        handed: bool = False,
+    ) -> None:
         self._find = find
         self._policy = policy
         self._replace = replace
+        self._handed = handed
         self._at_once = at_once
         self._lock = threading.RLock()
         self._broker: Broker | None = None
@@ -88,7 +98,7 @@ class Brokerage:
 
     def _serve(self) -> int:
         self._broker = broker = self._find()
-        self._number, channel, self.refusals = broker.serve(self._policy, replace=self._replace)
+        self._number, channel, self.refusals = broker.serve(self._policy, replace=self._replace, handed=self._handed)
         return channel
 
     def _take_listener(self) -> None:

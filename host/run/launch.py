@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any, Protocol
 
+from host.model.plan import FILES_BROKERED, HANDED
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -33,6 +35,21 @@ class Launch:
     links: tuple[tuple[str, str], ...] = ()
     unjudged: bool = False
     run: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def handed(self) -> bool:
+        """Whether the worker's Python code hands its calls over to the broker."""
+        return HANDED in self.brokered
+
+    def without_notifications(self) -> Launch:
+        """The same for a machine where nothing can ask the broker: calls of the network are handed over, the rest is
+        left to the filter."""
+        network = tuple(name for name in self.brokered if name not in FILES_BROKERED)
+        unjudged = len(network) < len(self.brokered)
+        if not network:
+            return dataclasses.replace(self, brokered=(), policy={}, unjudged=unjudged)
+        settings = {**self.settings, HANDED: True}
+        return dataclasses.replace(self, brokered=(*network, HANDED), settings=settings, unjudged=unjudged)
 
 
 class Watches(Protocol):

@@ -99,7 +99,7 @@ class Workers:
             covers = Covers(view.denied(effective) if self.tier == "walled" else ())
             launch = self._plan(manifest, effective, variables)
             quota = self._quota(manifest.name, launch, tmp)
-            worker = self._launch(launch, effective.limits)
+            worker, launch = self._launch(launch, effective.limits)
         except BaseException:
             _remove(tmp)
             raise
@@ -127,16 +127,19 @@ class Workers:
             self._kept[name] = quota
         return quota
 
-    def _launch(self, launch: Launch, limits: Limits) -> Worker:
-        """Raises PluginStartError; LockdownUnavailable where this machine can't hold a network grant."""
+    def _launch(self, launch: Launch, limits: Limits) -> tuple[Worker, Launch]:
+        """The worker, and what it was started with.
+
+        Raises PluginStartError; LockdownUnavailable where this machine can't hold a network grant.
+        """
         if launch.run and self.tier == "hooked":
             text = "a command stays in its worker's walls by the kernel alone, and tier hooked has none of it"
             raise LockdownUnavailable(f"run: {text}", tier="filtered", missing=("seccomp filters",))
         try:
             spawner = None if self.tier == "hooked" else self._live_spawner()
             if launch.brokered and spawner is not None and not spawner.abilities["notifications"]:
-                launch = self._without_broker(launch)
-            return Worker(launch, limits, self._interpreter, spawner, self._watcher, self._brokerage(launch))
+                launch = launch.without_notifications()
+            return Worker(launch, limits, self._interpreter, spawner, self._watcher, self._brokerage(launch)), launch
         except LockdownUnavailable:  # says what this machine lacks, and has an exit status of its own
             raise
         except (OSError, HostError) as e:  # no descriptors or processes left, a spawner that died just now
@@ -145,14 +148,13 @@ class Workers:
     def _brokerage(self, launch: Launch) -> Brokerage | None:
         if not launch.brokered:
             return None
-        at_once = not plan.FILES_BROKERED.issuperset(launch.brokered)
-        return Brokerage(self._live_broker, launch.policy, replace=self.tier == "walled", at_once=at_once)
-
-    def _without_broker(self, launch: Launch) -> Launch:
-        """For a machine without notifications: the network can't be held then, the rest is left to the filter."""
-        if not plan.FILES_BROKERED.issuperset(launch.brokered):
-            self._live_broker().require_notifications()
-        return dataclasses.replace(launch, brokered=(), policy={}, unjudged=True)
+        return Brokerage(
+            self._live_broker,
+            launch.policy,
+            replace=self.tier == "walled",
+            at_once=not plan.FILES_BROKERED.issuperset(launch.brokered),
+            handed=launch.handed,
+        )
 
     def stop(self, worker: Worker) -> None:
         """End a worker, reap it, give back its descriptors and its temporary folder. Idempotent."""

@@ -19,7 +19,8 @@ from sandbox_worker._addresses import LOOPBACK, classify
 from sandbox_worker.broker import paths
 from sandbox_worker.broker import policy as rules
 from sandbox_worker.broker.files import Files
-from sandbox_worker.broker.notify import ADDRESS_MAX, Address, UnixPath, parse_address
+from sandbox_worker.broker.handed import LOOK_UP, Handed
+from sandbox_worker.broker.notify import Address, UnixPath, parse_address
 from sandbox_worker.broker.sockets import Duplicates, Replacements, bound_to, refused
 from sandbox_worker.messages import RESOLVE_PREFIX, event_record
 from sandbox_worker.permissions import UNIX
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
     from typing import Final, NoReturn, TypeAlias
 
     from sandbox_worker.broker.names import Names
-    from sandbox_worker.broker.notify import Call, Listener, Process
+    from sandbox_worker.broker.notify import Notified
+    from sandbox_worker.broker.sockets import Call, Way
 
     Slow: TypeAlias = Callable[[], None]
 
@@ -57,14 +59,13 @@ class Calls:
     """
 
     def __init__(
-        self, listener: Listener, process: Process, policy: rules.Policy, names: Names, events: int, *, replace: bool
+        self, way: Notified | Handed, policy: rules.Policy, names: Names, events: int, *, replace: bool
     ) -> None:
-        self._listener = listener
-        self._process = process
+        self._way: Way = way
         self._policy = policy
         self._names = names
         self._events = events
-        self._sockets = (Replacements if replace else Duplicates)(listener, process)
+        self._sockets = (Replacements if replace else Duplicates)(way)
         self._connecting: set[socket.socket] = set()
         self._askers: set[int] = set()
         numbers = linux.ARCHITECTURE.numbers if linux.ARCHITECTURE else {}
@@ -72,18 +73,22 @@ class Calls:
             "connect": self._connect,
             "bind": self._bind,
             "listen": self._listen,
-            **Files(listener, process, policy, self._refuse).handlers(),
         }
+        if not isinstance(way, Handed):
+            handlers |= Files(way.listener, way.process, policy, self._refuse).handlers()
         self._handlers = {numbers[name]: handler for name, handler in handlers.items() if name in numbers}
+        if isinstance(way, Handed):
+            self._handlers[LOOK_UP] = lambda call: lambda: self._look_up(way, call)
+            return
         for name, path in (("openat", 1), ("open", 0)):
             if name in numbers:
-                self._handlers[numbers[name]] = lambda call, path=path: self._open(call, call.arguments[path])  # type: ignore[misc]
+                self._handlers[numbers[name]] = lambda call, path=path: self._open(way, call, call.arguments[path])  # type: ignore[misc]
 
     def act(self, call: Call) -> Slow | None:
         """Answer the call, or give what will, and may take long."""
         handler = self._handlers.get(call.number)
         if handler is None:
-            self._listener.answer(call, -errno.EPERM)
+            self._way.answer(call, -errno.EPERM)
             return None
         return self._guarded(call, lambda: handler(call))
 
@@ -101,10 +106,10 @@ class Calls:
         try:
             slow = work()
         except OSError as error:
-            self._listener.answer(call, -(error.errno or errno.EIO))
+            self._way.answer(call, -(error.errno or errno.EIO))
             return None
         except Exception:  # noqa: BLE001 - fails closed, and the other calls of this worker go on
-            self._listener.answer(call, -errno.EPERM)
+            self._way.answer(call, -errno.EPERM)
             return None
         return None if slow is None else lambda: self._finish(call, slow)
 
@@ -135,7 +140,7 @@ class Calls:
 
     def _settle(self, call: Call, taken: socket.socket, error: int) -> None:
         self._sockets.give_back(call, taken, error)
-        self._listener.answer(call, -error)
+        self._way.answer(call, -error)
 
     def _connect_path(self, call: Call, path: bytes) -> None:
         with paths.found(path, lambda real: self._require_path(rules.CONNECT, real)) as target:
@@ -151,7 +156,7 @@ class Calls:
         try:
             while True:
                 error = taken.connect_ex(target)
-                if error != errno.EAGAIN or not waits or not self._listener.waits(call):
+                if error != errno.EAGAIN or not waits or not self._way.waits(call):
                     return error
         finally:
             if waits:
@@ -196,7 +201,7 @@ class Calls:
                 self._sockets.forget(taken)
         finally:
             taken.close()
-        self._listener.answer(call, 0)
+        self._way.answer(call, 0)
         return None
 
     def _require_bound(self, taken: socket.socket) -> None:
@@ -217,10 +222,7 @@ class Calls:
     # --- decisions
 
     def _address(self, call: Call) -> Address | UnixPath:
-        size = call.integer(2)
-        if size > ADDRESS_MAX:
-            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-        address = parse_address(self._process.read(call.arguments[1], size))
+        address = parse_address(self._way.address(call))
         if address is None:
             raise refused()
         return address
@@ -242,33 +244,43 @@ class Calls:
 
     # --- names
 
-    def _open(self, call: Call, pointer: int) -> Slow | None:
-        path = self._process.text(pointer)
+    def _open(self, way: Notified, call: Call, pointer: int) -> Slow | None:
+        path = way.process.text(pointer)
         if path == HOSTS:
-            return lambda: self._give(call, self._hosts(call.pid))
+            return lambda: self._give(way, call, self._hosts(call.pid))
         if path.startswith(_RESOLVE):
             name = path[len(_RESOLVE) :].decode("ascii", "replace")
             return lambda: self._resolve(call, name)
         if path in _ABSENT:
-            self._listener.answer(call, -errno.ENOENT)
+            way.answer(call, -errno.ENOENT)
         elif path in _CONTENTS:
-            self._give(call, _CONTENTS[path])
+            self._give(way, call, _CONTENTS[path])
         else:
-            self._listener.let_pass(call)
+            way.listener.let_pass(call)
         return None
 
     def _resolve(self, call: Call, name: str) -> None:
         """Pin a name that a client is about to look up. ENOENT: it was, go and look; EACCES: it may not be."""
+        self._addresses(name)
+        if len(self._askers) < _ASKERS_MAX:
+            self._askers.add(call.pid)
+        self._way.answer(call, -errno.ENOENT)
+
+    def _look_up(self, way: Handed, call: Call) -> None:
+        """The same for a client that takes the addresses with the answer."""
+        way.answer(call, 0, self._addresses(call.name))
+
+    def _addresses(self, name: str) -> list[bytes]:
+        """The addresses of `name` that this worker may reach under it; none when it has none. Raises `refused`."""
         subject, _ = _network.parse_request(name)
         name = ".".join(reversed(subject.removeprefix("name:").split(".")))
         if not subject.startswith("name:") or not self._policy.knows(name):
             self._refuse(rules.CONNECT, name, rules.NO_RULE)
         addresses = self._names.resolve(name)
-        if addresses and not any(self._policy.reaches(name, address) for address in addresses):
+        reached = [address for address in addresses if self._policy.reaches(name, address)]
+        if addresses and not reached:
             self._refuse(rules.CONNECT, name, rules.NO_RULE)
-        if len(self._askers) < _ASKERS_MAX:
-            self._askers.add(call.pid)
-        self._listener.answer(call, -errno.ENOENT)
+        return reached
 
     def _hosts(self, thread: int) -> bytes:
         """The hosts file of this worker (hosts(5)): what was asked for, and for a client that can't ask, every name."""
@@ -286,7 +298,7 @@ class Calls:
         ]
         return "".join(lines).encode()
 
-    def _give(self, call: Call, content: bytes) -> None:
+    def _give(self, way: Notified, call: Call, content: bytes) -> None:
         """Answer an open with a file that has this content, and that no one can change."""
         made = os.memfd_create("plughold", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
@@ -294,7 +306,7 @@ class Calls:
             fcntl.fcntl(made, fcntl.F_ADD_SEALS, _SEALS)
             reader = os.open(f"/proc/self/fd/{made}", os.O_RDONLY | os.O_CLOEXEC)
             try:
-                self._listener.answer(call, self._listener.give(call, reader))
+                way.answer(call, way.listener.give(call, reader))
             finally:
                 os.close(reader)
         finally:

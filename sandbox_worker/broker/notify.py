@@ -210,3 +210,47 @@ def parse_address(raw: bytes) -> Address | UnixPath | None:
         port, flow = unpack_from(">HI", raw, 2)
         return Address(family, raw[8:24], port, flow & 0xFFFFF, unpack_from("=I", raw, 24)[0])
     return None
+
+
+class Notified:
+    """The way of the kernel: calls wait for an answer, and what they name lies in the worker's memory and descriptors.
+
+    Owns `listener` and `process`.
+    """
+
+    def __init__(self, listener: Listener, process: Process) -> None:
+        self.listener = listener
+        self.process = process
+        self.receive = listener.receive
+        self.waits = listener.waits
+
+    def answer(self, call: Call, value: int) -> None:
+        """A number from 0 up, or a negated errno."""
+        self.listener.answer(call, value)
+
+    def address(self, call: Call) -> bytes:
+        """The second argument's memory, of which the third says the size. Read once: what it holds then is judged."""
+        size = call.integer(2)
+        if size > ADDRESS_MAX:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return self.process.read(call.arguments[1], size)
+
+    def duplicate(self, call: Call) -> socket.socket:
+        """Our duplicate of the socket that the first argument names."""
+        return self.process.duplicate(call.integer(0))
+
+    def state(self, call: Call) -> tuple[str, int]:
+        """What names that socket as long as it lives, and its flags."""
+        number = call.integer(0)
+        return self.process.socket_number(number), self.process.flags(number)
+
+    def put(self, call: Call, taken: socket.socket) -> None:
+        """Put a copy of a socket of ours over it."""
+        number = call.integer(0)
+        cloexec = bool(self.process.flags(number) & os.O_CLOEXEC)
+        self.listener.give(call, taken.fileno(), at=number, close_on_exec=cloexec)
+
+    def close(self) -> None:
+        """Close both: what still waits fails with ENOSYS."""
+        self.listener.close()
+        self.process.close()

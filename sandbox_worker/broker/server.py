@@ -3,15 +3,17 @@
     host                                         broker
     ["abilities"]                                ["abilities", {variant, missing}]
     ["serve", number, {layers, deny, writes,
-                       replace}] + 2 descriptors
+                       replace, handed}] + 2 descriptors
     ["narrow", number, {layers, deny, writes}]   ["narrowed", number] or ["error", text]
 
-The descriptors are a unix socket over which the worker, before it is one, sends the listener of its filter, and a pipe
-for records of what was refused (`messages.event_record`). `number` is the host's name for the worker. `layers`, `deny`
-and `writes` are as `policy.policy_of` takes them; where they make no sense, that is said on stderr and the descriptors
-are closed. `replace` asks for sockets of the broker's own, which `variant` "addfd" makes of every request. `variant` is
-"pidfd_getfd", "addfd", or "" where there are no notifications, and then `missing` says why. "narrow" takes the place of
-the rules that the worker of that number was announced with; of one that is gone it changes nothing.
+The descriptors are a unix socket and a pipe for records of what was refused (`messages.event_record`). Over the socket
+the worker, before it is one, sends the listener of its filter; with `handed` it sends each of its calls (`handed`), and
+the socket is one of packets. `number` is the host's name for the worker. `layers`, `deny` and `writes` are as
+`policy.policy_of` takes them; where they make no sense, that is said on stderr and the descriptors are closed.
+`replace` asks for sockets of the broker's own, which `variant` "addfd" makes of every request. `variant` is
+"pidfd_getfd", "addfd", "handed" where there are no notifications, or "" where there is no filter either; `missing` says
+why. "narrow" takes the place of the rules that the worker of that number was announced with; of one that is gone it
+changes nothing.
 
 The end of the stream, a frame that makes no sense and the host's death end the broker; what workers then ask of it
 fails.
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
 
 DUPLICATES: Final = "pidfd_getfd"
 REPLACEMENTS: Final = "addfd"
+HANDED: Final = "handed"
+_PYTHON_ALONE: Final = "; Python code hands its connections over, and C libraries reach nothing"
 
 _WHY_NOT: Final = {
     errno.EBUSY: "an outer sandbox answers seccomp notifications itself, and a process has one such sandbox",
@@ -85,10 +89,10 @@ def _serve(control: Control) -> NoReturn:
 def _announce(wanted: dict[str, Any], channel: int, events: int, names: Names, variant: str) -> Policy | None:
     try:
         if not variant:
-            raise ValueError("no notifications on this machine")
+            raise ValueError("no seccomp filters on this machine")
         replace = bool(wanted["replace"]) or variant == REPLACEMENTS
         policy = policy_of(wanted)
-        service = Service(channel, events, policy, names, replace=replace)
+        service = Service(channel, events, policy, names, replace=replace, handed=bool(wanted["handed"]))
     except (ValueError, TypeError, KeyError) as error:
         os.close(channel)
         os.close(events)
@@ -113,7 +117,8 @@ def find_variant() -> tuple[str, list[str]]:
     """Try what this machine allows: (variant, what is missing for a better one, in whole sentences)."""
     error = try_notifications()
     if error:
-        return "", [_WHY_NOT.get(error, f"seccomp notifications do not work: {os.strerror(error)}")]
+        why = _WHY_NOT.get(error, f"seccomp notifications do not work: {os.strerror(error)}")
+        return ("", [why]) if error == errno.ENOSYS else (HANDED, [why + _PYTHON_ALONE])
     pidfd = os.pidfd_open(os.getpid())
     try:
         os.close(linux.syscall("pidfd_getfd", pidfd, pidfd, 0))

@@ -12,7 +12,8 @@ import sys
 import threading
 
 from sandbox_worker.broker.calls import Calls
-from sandbox_worker.broker.notify import Listener, Process
+from sandbox_worker.broker.handed import Handed
+from sandbox_worker.broker.notify import Listener, Notified, Process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from sandbox_worker.broker.names import Names
     from sandbox_worker.broker.policy import Policy
+    from sandbox_worker.broker.sockets import Way
 
 THREADS_MAX: Final = 8
 HANDOVER_TIMEOUT: Final = 20.0
@@ -28,14 +30,18 @@ HANDOVER_TIMEOUT: Final = 20.0
 
 
 class Service:
-    """Serves one worker from `start` to its end. Owns `channel`, by which the worker's listener comes, and `events`."""
+    """Serves one worker from `start` to its end. Owns `channel` and `events`.
 
-    def __init__(self, channel: int, events: int, policy: Policy, names: Names, *, replace: bool) -> None:
+    By the channel the worker's listener comes or, where `handed`, each of its calls.
+    """
+
+    def __init__(self, channel: int, events: int, policy: Policy, names: Names, *, replace: bool, handed: bool) -> None:
         self._channel = socket.socket(fileno=channel)
         self._events = events
         self._policy = policy
         self._names = names
         self._replace = replace
+        self._handed = handed
         self._turn = threading.Lock()
         self._count = threading.Lock()
         self._waiting = 0
@@ -53,29 +59,26 @@ class Service:
 
     def _begin(self) -> None:
         try:
-            pid, descriptor = self._take_listener()
-        except OSError:
-            os.close(self._events)
-            return
-        self._listener = Listener(descriptor)
-        try:
-            self._process = Process(pid)
+            way = Handed(self._channel) if self._handed else self._take_listener()
         except OSError:  # it is dead already
-            self._listener.close()
             os.close(self._events)
             return
-        self._calls = Calls(
-            self._listener, self._process, self._policy, self._names, self._events, replace=self._replace
-        )
+        self._way: Way = way
+        self._calls = Calls(way, self._policy, self._names, self._events, replace=self._replace)
         self._serve()
 
-    def _take_listener(self) -> tuple[int, int]:
+    def _take_listener(self) -> Notified:
         with self._channel:
             self._channel.settimeout(HANDOVER_TIMEOUT)
             message, descriptors, _, _ = socket.recv_fds(self._channel, 4, 1, socket.MSG_CMSG_CLOEXEC)
         if len(message) != 4 or len(descriptors) != 1:
             raise OSError("the worker ended before its lockdown did")
-        return int.from_bytes(message, "big"), descriptors[0]
+        listener = Listener(descriptors[0])
+        try:
+            return Notified(listener, Process(int.from_bytes(message, "big")))
+        except BaseException:
+            listener.close()
+            raise
 
     def _serve(self) -> None:
         try:
@@ -88,8 +91,7 @@ class Service:
             self._threads -= 1
             last = not self._threads
         if last:
-            self._listener.close()
-            self._process.close()
+            self._way.close()
             os.close(self._events)
 
     def _lead(self) -> Callable[[], None] | None:
@@ -100,7 +102,7 @@ class Service:
             with self._count:
                 self._waiting -= 1
             while not self._ended:
-                call = self._listener.receive()
+                call = self._way.receive()
                 if call is None:
                     self._ended = True
                     self._calls.close()

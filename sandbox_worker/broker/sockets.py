@@ -12,11 +12,41 @@ import errno
 import os
 import socket
 
-from sandbox_worker.broker.notify import Address, Call, Listener, Process
+from sandbox_worker.broker.notify import Address
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Final, Protocol
+    from typing import Any, Final, Protocol
+
+    Call = Any
+    """A call in the form of its way."""
+
+    class Way(Protocol):
+        """How calls of one worker come to the broker, and what they name."""
+
+        def receive(self) -> Call | None:
+            """The next call; None when the worker is gone."""
+
+        def answer(self, call: Call, value: int) -> None:
+            """A number from 0 up, or a negated errno."""
+
+        def waits(self, call: Call) -> bool:
+            """Whether the call still waits for its answer."""
+
+        def address(self, call: Call) -> bytes:
+            """A copy of the address that it names, as a struct sockaddr. OSError where it can't be had."""
+
+        def duplicate(self, call: Call) -> socket.socket:
+            """Our own duplicate of the socket that it names. OSError where it names none."""
+
+        def state(self, call: Call) -> tuple[str, int]:
+            """(what names that socket as long as it lives, its flags)."""
+
+        def put(self, call: Call, taken: socket.socket) -> None:
+            """Have a copy of `taken` take that socket's place."""
+
+        def close(self) -> None:
+            """Close what is held."""
 
     class Sockets(Protocol):
         """How the broker gets at a worker's socket."""
@@ -50,20 +80,19 @@ def refused() -> OSError:
 class Duplicates:
     """Acts on the worker's own sockets."""
 
-    def __init__(self, listener: Listener, process: Process) -> None:
-        self._listener = listener
-        self._process = process
+    def __init__(self, way: Way) -> None:
+        self._way = way
 
     def take(self, call: Call, family: int | None = None, *, binds: bool = False) -> socket.socket:  # noqa: ARG002 - not needed
         """Our duplicate, which must be a TCP socket, or for a path a unix one, and nothing else a descriptor may be."""
-        taken = self._process.duplicate(call.integer(0))
+        taken = self._way.duplicate(call)
         kind = (socket.AF_UNIX,) if family == socket.AF_UNIX else _INTERNET
         ours = (
             taken.family in (_FAMILIES if family is None else kind)
             and taken.type == socket.SOCK_STREAM
             and taken.proto in _TCP
         )
-        if not ours or not self._listener.waits(call):
+        if not ours or not self._way.waits(call):
             taken.close()
             raise refused()
         return taken
@@ -80,16 +109,14 @@ class Replacements:
     """Makes sockets in the worker's stead. Bound ones are kept until they listen: only by what they are, never by their
     number in the worker, can it be told which one it means."""
 
-    def __init__(self, listener: Listener, process: Process) -> None:
-        self._listener = listener
-        self._process = process
+    def __init__(self, way: Way) -> None:
+        self._way = way
         self._kept: dict[str, socket.socket] = {}
 
     def take(self, call: Call, family: int | None = None, *, binds: bool = False) -> socket.socket:
         """A socket of the broker's that it has put into the worker before, else a new one."""
-        number = call.integer(0)
-        name, flags = self._process.socket_number(number), self._process.flags(number)
-        if not self._listener.waits(call):
+        name, flags = self._way.state(call)
+        if not self._way.waits(call):
             raise refused()
         if name in self._kept:
             return _duplicate(self._kept[name])
@@ -105,13 +132,11 @@ class Replacements:
 
     def give_back(self, call: Call, taken: socket.socket, error: int) -> None:
         """Over the worker's descriptor, unless it failed or lies there already."""
-        number = call.integer(0)
         try:
             name = f"socket:[{os.fstat(taken.fileno()).st_ino}]"
-            if error not in _STARTED or self._process.socket_number(number) == name:
+            if error not in _STARTED or self._way.state(call)[0] == name:
                 return
-            cloexec = bool(self._process.flags(number) & os.O_CLOEXEC)
-            self._listener.give(call, taken.fileno(), at=number, close_on_exec=cloexec)
+            self._way.put(call, taken)
             if error == 0 and not _connected(taken):
                 self._kept[name] = _duplicate(taken)
             while len(self._kept) > _KEPT_MAX:

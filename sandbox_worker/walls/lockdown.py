@@ -42,9 +42,9 @@ RESOURCES: Final = {
 }
 """The limits by name; units as in getrlimit(2): bytes, and descriptors for "nofile"."""
 
-FIRST_FOREIGN: Final = 7
-"""A worker's own descriptors are 0 (/dev/null), 1 and 2 (log), 3 (calls), 4 (replies), 5 (events), and with a `run`
-grant 6, the way to its keeper."""
+FIRST_FOREIGN: Final = 8
+"""A worker's own descriptors are 0 (/dev/null), 1 and 2 (log), 3 (calls), 4 (replies), 5 (events), and at most two
+more: with a `run` grant the way to its keeper, and where it hands its calls over that to the broker."""
 
 LAST_DESCRIPTOR: Final = 2**31 - 2  # one below the largest C int
 _UMASK: Final = 0o077

@@ -181,9 +181,11 @@ _LOCK_NB: Final = 0x4
 _LOCK_UN: Final = 0x8
 
 _NETWORK: Final = ("connect", "listen", "names", "unix")
-BROKERED: Final = (*_NETWORK, "metadata", "locks")
+HANDED: Final = "handed"
+BROKERED: Final = (*_NETWORK, "metadata", "locks", HANDED)
 """What the broker may be asked: connections, listeners, the addresses of names; "unix", that both may be by path;
-modes, owners and times of files; locks of files (flock(2))."""
+modes, owners and times of files; locks of files (flock(2)); "handed", that the worker's Python code asks what is of the
+network, for the kernel can't."""
 
 _AF_INET: Final = (2, 10)  # AF_INET, AF_INET6
 _TCP: Final = (0, 6)  # the default and IPPROTO_TCP; not MPTCP, whose subflows no one decides
@@ -222,8 +224,9 @@ def worker_rules(
     rules.update((name, action) for action, _, names in REFUSED for name in names.split())
     rules.update(_process_rules())
     rules.update(_memory_rules())
+    asks = HANDED not in brokered
     old_landlock = landlock_abi is not None and landlock_abi < _TRUNCATE_ABI
-    rules.update(_file_rules(old_landlock=old_landlock, otherwise=NOTIFY if "names" in brokered else ALLOW))
+    rules.update(_file_rules(old_landlock=old_landlock, otherwise=NOTIFY if asks and "names" in brokered else ALLOW))
     rules.update(_lock_rules(NOTIFY if "locks" in brokered else ALLOW if unjudged else ENOSYS))
     if metadata or "metadata" in brokered:
         rules.update(_metadata_rules(ALLOW if metadata else NOTIFY))
@@ -369,10 +372,11 @@ def _network_rules(brokered: Collection[str]) -> dict[str, Rule]:
             ENOPROTOOPT,
         ),
     }
-    if "connect" in brokered:
+    asks = HANDED not in brokered
+    if "connect" in brokered and asks:
         rules["connect"] = NOTIFY
     if "listen" in brokered:
-        rules |= {"bind": NOTIFY, "listen": NOTIFY, "accept": ALLOW, "accept4": ALLOW}
+        rules |= {"accept": ALLOW, "accept4": ALLOW} | ({"bind": NOTIFY, "listen": NOTIFY} if asks else {})
     return rules
 
 

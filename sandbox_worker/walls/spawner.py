@@ -41,6 +41,7 @@ from .control import Control, HangUp
 from .elf import loader_of
 from .machine import CONFINED, WALLED, Machine
 from .namespaces import UserNamespace
+from .profile import HANDED
 from .settle import settle
 from .workers import Workers
 
@@ -169,6 +170,7 @@ class Spawner:
         brokered = wanted.get("brokered", ())
         if bool(brokered) != bool(broker):
             raise ValueError("a broker's socket without anything to decide, or the other way round")
+        handed = HANDED in brokered
         os.set_blocking(events, False)  # of the open file, so for the worker too: an event never holds it up
         tier = wanted["tier"]
         program = self._machine.filter_of(tier, brokered, unjudged=wanted.get("unjudged", False))
@@ -179,7 +181,15 @@ class Spawner:
                 argv=[_encoded(argument) for argument in wanted["argv"]],
                 environment=_environment(wanted),
                 folder=wanted["cwd"],
-                descriptors=(log, log, calls, replies, events, *(end.fileno() for end in channel[1:])),
+                descriptors=(
+                    log,
+                    log,
+                    calls,
+                    replies,
+                    events,
+                    *(end.fileno() for end in channel[1:]),
+                    *(broker if handed else ()),
+                ),
                 limits=_limits(wanted["limits"]),
                 ruleset=ruleset,
                 user_namespace=self._user_namespace.descriptor if tier == WALLED else None,
@@ -187,7 +197,7 @@ class Spawner:
                 named=bool(wanted["named"]),
                 program=program,
                 spawner=self._pid,
-                broker=(broker[0], wanted["broker"]) if broker else None,
+                broker=(broker[0], wanted["broker"]) if broker and not handed else None,
             )
             pid = os.fork()
             if not pid:

@@ -10,83 +10,12 @@ import threading
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
-from client_code import need_package
+from network_driver import CLIENTS, Server, require
 
 import host
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-CLIENTS: Final = {
-    "http.client": """
-import http.client
-connection = http.client.HTTPConnection(name, port, timeout=10)
-connection.request("GET", "/")
-result = connection.getresponse().read().decode()
-""",
-    "urllib": """
-import urllib.request
-result = urllib.request.urlopen(f"http://{name}:{port}/", timeout=10).read().decode()
-""",
-    "urllib without a timeout": """
-import urllib.request
-result = urllib.request.urlopen(f"http://{name}:{port}/").read().decode()
-""",
-    "socket.create_connection": """
-import socket
-with socket.create_connection((name, port), timeout=10) as connection:
-    connection.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n")
-    data = b""
-    while part := connection.recv(999):
-        data += part
-result = data.partition(b"\\r\\n\\r\\n")[2].decode()
-""",
-    "asyncio": """
-import asyncio
-async def get():
-    reader, writer = await asyncio.open_connection(name, port)
-    writer.write(b"GET / HTTP/1.0\\r\\n\\r\\n")
-    data = await reader.read()
-    writer.close()
-    return data.partition(b"\\r\\n\\r\\n")[2].decode()
-result = asyncio.run(get())
-""",
-    "requests": """
-import requests
-result = requests.get(f"http://{name}:{port}/", timeout=10).text
-""",
-    "httpx": """
-import httpx
-result = httpx.get(f"http://{name}:{port}/", timeout=10, trust_env=False).text
-""",
-}
-FOREIGN: Final = ("requests", "httpx")
-
-
-class Server:
-    """An HTTP server that says hello, counts who came, and never hangs."""
-
-    def __init__(self) -> None:
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        self.met = 0
-        self._thread = threading.Thread(target=self._serve)
-        self._thread.start()
-
-    def _serve(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                met, _ = self._listener.accept()
-                self.met += 1
-                with met, contextlib.suppress(OSError):
-                    met.settimeout(5)
-                    met.recv(65536)
-                    met.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello")
-
-    def close(self) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._thread.join()
-        self._listener.close()
 
 
 @pytest.fixture
@@ -96,14 +25,6 @@ def servers() -> Iterator[tuple[Server, Server]]:
     yield both
     for server in both:
         server.close()
-
-
-def require(client: str) -> dict[str, Any]:
-    """Options of a plugin that may import `client`."""
-    if client not in FOREIGN:
-        return {}
-    need_package(client)
-    return {"plugin": {"environment": "host"}}
 
 
 @pytest.mark.parametrize("name", ["127.0.0.1", "localhost"])

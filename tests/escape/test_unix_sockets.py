@@ -11,6 +11,10 @@ import threading
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
+from network_driver import UNIX_CLIENTS as CLIENTS
+from network_driver import UNIX_SERVER as SERVE
+from network_driver import UnixServer as Server
+from network_driver import at
 
 import host
 
@@ -18,55 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 TIERS: Final = ["confined", "walled"]
-CLIENTS: Final = {
-    "socket": """
-import socket
-with socket.socket(socket.AF_UNIX) as client:
-    client.connect(path)
-    result = client.recv(9).decode()
-""",
-    "socket with a timeout": """
-import socket
-with socket.socket(socket.AF_UNIX) as client:
-    client.settimeout(10)
-    client.connect(path)
-    result = client.recv(9).decode()
-""",
-    "bytes": """
-import socket
-with socket.socket(socket.AF_UNIX) as client:
-    client.connect(path.encode())
-    result = client.recv(9).decode()
-""",
-    "asyncio": """
-import asyncio
-async def get():
-    reader, writer = await asyncio.open_unix_connection(path)
-    data = await reader.read()
-    writer.close()
-    return data.decode()
-result = asyncio.run(get())
-""",
-}
-SERVE: Final = """
-import asyncio
-@hookimpl
-def serve(path):
-    async def answer(reader, writer):
-        writer.write((await reader.read(9)).upper())
-        await writer.drain()
-        writer.close()
-        done.set_result(None)
-    async def main():
-        global done
-        done = asyncio.get_running_loop().create_future()
-        server = await asyncio.start_unix_server(answer, path)
-        name = server.sockets[0].getsockname()
-        await done
-        server.close()
-        return name
-    return asyncio.run(main())
-"""
 
 
 @pytest.fixture
@@ -75,31 +30,6 @@ def folder() -> Iterator[str]:
     made = os.path.realpath(tempfile.mkdtemp(prefix="plughold-", dir="/tmp"))
     yield made
     shutil.rmtree(made)
-
-
-class Server:
-    """Says hello on a unix socket to everyone, and counts them."""
-
-    def __init__(self, path: str) -> None:
-        self.path, self.met = path, 0
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(path)
-        self._listener.listen()
-        self._thread = threading.Thread(target=self._serve)
-        self._thread.start()
-
-    def _serve(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                met, _ = self._listener.accept()
-                self.met += 1
-                with met:
-                    met.sendall(b"hello")
-
-    def close(self) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._thread.join()
-        self._listener.close()
 
 
 @pytest.fixture
@@ -111,20 +41,12 @@ def servers(folder: str) -> Iterator[tuple[Server, Server]]:
         server.close()
 
 
-def at(attacker: Any, tier: str, must_work: Any, **options: Any) -> Any:
-    """An attacker at that tier, which is skipped where the machine does not reach it."""
-    try:
-        return attacker(tier=tier, **options)
-    except host.LockdownUnavailable as e:
-        must_work(False, str(e))
-
-
 @pytest.mark.parametrize("tier", TIERS)
 @pytest.mark.parametrize("client", CLIENTS)
 def test_a_client_reaches_a_granted_socket(
     attacker: Any, must_work: Any, servers: tuple[Server, Server], client: str, tier: str
 ) -> None:
-    worker = at(attacker, tier, must_work, permissions={"net.connect": [f"unix:{servers[0].path}"]})
+    worker = at(attacker, tier, permissions={"net.connect": [f"unix:{servers[0].path}"]})
     assert worker.run(CLIENTS[client], path=servers[0].path) == "hello"
     assert servers[0].met == 1
     assert [record for record in worker.plugin.denials() if record.permission.kind == "net.connect"] == []
@@ -135,7 +57,7 @@ def test_a_client_reaches_a_granted_socket(
 def test_a_client_reaches_no_other_socket_and_is_told_which_line_would_help(
     attacker: Any, must_work: Any, servers: tuple[Server, Server], client: str, tier: str
 ) -> None:
-    worker = at(attacker, tier, must_work, permissions={"net.connect": ["0.0.0.0/0", f"unix:{servers[0].path}"]})
+    worker = at(attacker, tier, permissions={"net.connect": ["0.0.0.0/0", f"unix:{servers[0].path}"]})
     assert worker.reason(CLIENTS[client], path=servers[1].path)[:2] == ("PermissionDenied", "net.connect")
     assert f"unix:{servers[1].path}" in {record.permission.target for record in worker.plugin.denials()}
     assert (servers[0].met, servers[1].met) == (0, 0)
@@ -149,7 +71,7 @@ def test_a_socket_that_is_swapped_for_a_link_leads_nowhere(
     inside = f"{folder}/mine"
     os.mkdir(inside)
     permissions = {"net.connect": [f"unix:{inside}/sock"], "fs.read": [inside], "fs.write": [inside]}
-    worker = at(attacker, tier, must_work, permissions=permissions)
+    worker = at(attacker, tier, permissions=permissions)
     code = f"import os\nos.symlink(other, path)\n{CLIENTS['socket']}"
     assert worker.reason(code, path=f"{inside}/sock", other=servers[1].path) == ("PermissionError", "", 13)
     refused = [record for record in worker.plugin.denials() if record.layer == "broker"]
@@ -164,7 +86,7 @@ def test_a_hard_link_to_a_socket_is_refused(
     inside = f"{folder}/mine"
     os.mkdir(inside)
     permissions = {"net.connect": [f"unix:{inside}/sock"], "fs.read": [folder], "fs.write": [inside]}
-    worker = at(attacker, tier, must_work, permissions=permissions)
+    worker = at(attacker, tier, permissions=permissions)
     assert worker.is_stopped("import os\nos.link(other, path)", path=f"{inside}/sock", other=servers[1].path)
     assert os.listdir(inside) == []
 
@@ -204,7 +126,7 @@ def test_asyncio_serves_in_the_folder_of_the_plugins_own(plugin_from: Any, must_
 @pytest.mark.parametrize("tier", TIERS)
 def test_no_socket_is_made_outside_the_rule(attacker: Any, must_work: Any, folder: str, tier: str) -> None:
     permissions = {"net.listen": [f"unix:{folder}/mine"], "fs.read": [folder], "fs.write": [folder]}
-    worker = at(attacker, tier, must_work, permissions=permissions)
+    worker = at(attacker, tier, permissions=permissions)
     code = "import socket\nsocket.socket(socket.AF_UNIX).bind(path)"
     assert worker.reason(code, path=f"{folder}/other")[:2] == ("PermissionDenied", "net.listen")
     assert worker.is_stopped("import os, stat\nos.mknod(path, 0o600 | stat.S_IFSOCK)", path=f"{folder}/mine")
