@@ -53,4 +53,9 @@ def test_the_quietest_run_is_shown_with_its_own_medians() -> None:
     """Not the one with the best ratio, which is often one in which the other side was held up."""
     runs = [{"a": 0.004, "b": 0.004}, {"a": 0.003, "b": 0.002}]
     assert ratios.ratio("what", runs, "a", "b", "≤ 2") == ("what", "1.50", "≤ 2", "3.0 : 2.0 ms")
-    assert ratios.difference("what", runs, "a", "b", "-") == ("what", "+1.00 ms", "-", "3.0 : 2.0 ms")
+
+
+def test_a_difference_is_that_of_rounds() -> None:
+    """A burst of other work lasts some rounds, and lifts both sides of each."""
+    run = ratios.medians({"a": [0.002, 0.009, 0.010], "b": [0.001, 0.008, 0.001]}, [("a", "b")])
+    assert ratios.difference("what", [run], "a", "b", "-") == ("what", "+1.00 ms", "-", "9.0 : 1.0 ms")

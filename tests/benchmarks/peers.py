@@ -10,7 +10,6 @@ import itertools
 import json
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.benchmarks.connect import listener
-from tests.benchmarks.ratios import difference, ratio
+from tests.benchmarks.ratios import difference, medians, ratio
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -147,7 +146,7 @@ def measure(peer: Peer, folder: Path) -> Run:
             ways["connect off"] = lambda: json.loads(peer.run(*peer.free(peer.file, *connect)))
         for _, (name, way) in itertools.product(range(_ROUNDS + _WARM), ways.items()):
             found.setdefault(name, []).append(way())
-    return {name: statistics.median(times[_WARM:]) for name, times in found.items()}
+    return medians({name: times[_WARM:] for name, times in found.items()}, [("many", "one")])
 
 
 def _lasted(peer: Peer, arguments: list[str]) -> float:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import operator
+import statistics
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     Row = tuple[str, str, str, str]
     Run = dict[str, float]
@@ -20,9 +22,21 @@ def ratio(what: str, runs: Sequence[Run], ours: str, other: str, wanted: str, *,
 
 
 def difference(what: str, runs: Sequence[Run], more: str, less: str, wanted: str, *, unit: str = "ms") -> Row:
-    """`more` less `less`, each as in `ratio`."""
+    """`more` less `less`, each as in `ratio`; the median of what each round came to (`medians`)."""
     best = min(runs, key=lambda run: run[more] + run[less])
-    return what, f"{(best[more] - best[less]) * _UNITS[unit]:+.2f} {unit}", wanted, _medians(best, more, less, unit)
+    return what, f"{best[_less(more, less)] * _UNITS[unit]:+.2f} {unit}", wanted, _medians(best, more, less, unit)
+
+
+def medians(rounds: dict[str, list[float]], pairs: Iterable[tuple[str, str]] = ()) -> Run:
+    """A run of what was measured in turn, seconds by name; of each pair (more, less) the rounds' difference besides."""
+    run = {name: statistics.median(times) for name, times in rounds.items()}
+    for more, less in pairs:
+        run[_less(more, less)] = statistics.median(map(operator.sub, rounds[more], rounds[less]))
+    return run
+
+
+def _less(more: str, less: str) -> str:
+    return f"{more} less {less}"
 
 
 def _medians(run: Run, one: str, other: str, unit: str) -> str:
