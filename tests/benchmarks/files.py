@@ -56,12 +56,13 @@ def rows(runs: int) -> Iterator[Row]:
 def measure() -> dict[str, float]:
     """Median seconds for one file, the sides in turn."""
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
-        folder = Path(name)
-        (folder / "granted").mkdir()
-        (folder / "granted/file").write_text("x" * 100)
-        path = str(folder / "granted/file")
+        folder, granted = Path(name, "plugin"), Path(name, "granted").resolve()
+        folder.mkdir()
+        granted.mkdir()
+        (granted / "file").write_text("x" * 100)
+        path = str(granted / "file")
         (folder / "files_plugin.py").write_text(_SOURCE)
-        (folder / "plughold.toml").write_text(_MANIFEST.format(folder=json.dumps(str(folder / "granted"))))
+        (folder / "plughold.toml").write_text(_MANIFEST.format(folder=json.dumps(str(granted))))
         code = f"{_SOURCE}\nprint(measure({path!r}, {_OPENS}))"
         command = [interpreter.find().executable, "-I", "-S", "-c", code]
         plugins = {}
