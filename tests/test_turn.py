@@ -1,0 +1,180 @@
+"""Promises of turns: one thread at each place, nobody sleeps while a place is free, nobody waits for himself."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from until import PATIENCE, until
+
+import host
+from host.service import turn
+from host.service.turn import Turns
+
+
+class Place:
+    """A place whose use comes after `seconds`."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.seconds = seconds
+        self.inside = 0
+
+    def wait(self, now: float) -> float:
+        return self.seconds
+
+
+def turns_at(*places: Place, before: Any = lambda _place: None, after: Any = lambda: None) -> Turns[Place]:
+    return Turns("some", places, before, after)
+
+
+NEVER: Final = 3600.0
+
+
+@given(st.integers(1, 4), st.integers(1, 6))
+@settings(max_examples=15, deadline=None)
+def test_there_is_never_more_than_one_thread_at_a_place_and_all_get_their_turn(count: int, threads: int) -> None:
+    places = [Place() for _ in range(count)]
+    turns = turns_at(*places)
+
+    def work() -> int:
+        for _ in range(100):
+            place = turns.begin()
+            place.inside += 1
+            assert place.inside == 1
+            place.inside -= 1
+            turns.end(place)
+        return 1
+
+    with ThreadPoolExecutor(threads) as pool:
+        running = [pool.submit(work) for _ in range(threads)]
+        assert sum(one.result(PATIENCE) for one in running) == threads
+    assert (turns._waiting, len(turns._free), turns._owners) == ([], count, set())
+
+
+def test_the_place_that_is_of_use_soonest_is_taken() -> None:
+    ready, startable, pausing = Place(-1.0), Place(0.0), Place(NEVER)
+    turns = turns_at(pausing, startable, ready)
+    taken = []
+    for _ in range(2):
+        with ThreadPoolExecutor(1) as pool:
+            taken.append(pool.submit(turns.begin).result(PATIENCE))
+    assert taken == [ready, startable]
+
+
+def test_who_waits_for_a_pause_takes_what_becomes_free_meanwhile() -> None:
+    busy, pausing = Place(), Place(NEVER)
+    turns = turns_at(busy, pausing)
+    assert turns.begin() is busy
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(turns.begin)
+        until(lambda: turns._waiting)
+        turns.end(busy)
+        assert other.result(PATIENCE) is busy
+
+
+def test_hurrying_lets_everybody_look_again() -> None:
+    place = Place(NEVER)
+    turns = turns_at(place)
+    with ThreadPoolExecutor(3) as pool:
+        waiting = [pool.submit(lambda: turns.end(turns.begin())) for _ in range(3)]
+        until(lambda: len(turns._waiting) == 3)
+        place.seconds = 0.0
+        turns.hurry()
+        assert [one.result(PATIENCE) for one in waiting] == [None] * 3
+
+
+def test_who_wants_one_place_is_not_woken_for_another_nor_keeps_others_asleep() -> None:
+    first, second = Place(), Place()
+    turns = turns_at(first, second)
+    taken = {turns.begin(first)}
+    turns._owners.clear()  # as if by another thread
+    taken.add(turns.begin(second))
+    with ThreadPoolExecutor(2) as pool:
+        one = pool.submit(turns.begin, first)
+        until(lambda: len(turns._waiting) == 1)
+        anyone = pool.submit(turns.begin)
+        until(lambda: len(turns._waiting) == 2)
+        turns.end(second)
+        assert anyone.result(PATIENCE) is second
+        assert not one.done()
+        turns.end(first)
+        assert one.result(PATIENCE) is first
+
+
+def test_nobody_waits_for_himself() -> None:
+    turns = turns_at(Place(), Place())
+    place = turns.begin()
+    assert turns.mine
+    with pytest.raises(host.HostError, match="in the middle of a call"):
+        turns.begin()
+    assert not turns.try_begin(place)
+    turns.end(place)
+    assert not turns.mine
+
+
+def test_what_runs_before_the_end_may_fail_and_the_place_is_free_all_the_same() -> None:
+    def fail(_place: Place) -> None:
+        raise LookupError
+
+    turns = turns_at(Place(), before=fail)
+    for _ in range(2):
+        place = turns.begin()
+        with pytest.raises(LookupError):
+            turns.end(place)
+
+
+def test_an_interrupted_waiter_passes_on_what_it_was_rung_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was taken off the list and its bell rung, and then it was interrupted: the next one hears of the place."""
+    place = Place()
+    turns = turns_at(place)
+    held = turns.begin()
+
+    class Interrupted(turn._Waiter):
+        __slots__ = ()
+
+        def __init__(self, wanted: object) -> None:
+            super().__init__(wanted)
+            self.bell = _Bell()
+
+    class _Bell:
+        def acquire(self, timeout: float) -> bool:
+            until(lambda: not held_in_list())
+            raise KeyboardInterrupt
+
+        def release(self) -> None:
+            pass
+
+    def held_in_list() -> list[Any]:
+        return [waiter for waiter in turns._waiting if isinstance(waiter, Interrupted)]
+
+    monkeypatch.setattr(turn, "_Waiter", Interrupted)
+    errors: list[BaseException] = []
+
+    def interrupted() -> None:
+        try:
+            turns.begin()
+        except KeyboardInterrupt as e:
+            errors.append(e)
+
+    thread = threading.Thread(target=interrupted)
+    thread.start()
+    until(lambda: len(turns._waiting) == 1)
+    monkeypatch.undo()
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(turns.begin)
+        until(lambda: len(turns._waiting) == 2)
+        turns.end(held)
+        assert other.result(PATIENCE) is place
+    thread.join()
+    assert len(errors) == 1
+
+
+def test_in_a_forked_child_all_places_are_free() -> None:
+    turns = turns_at(Place(), Place())
+    turns.begin()
+    turns.forget()
+    assert (len(turns._free), turns.mine) == (2, False)
