@@ -118,12 +118,10 @@ class Turns(Generic[_P]):
                     self._owners.add(me)  # first: between the two, `mine` must not say no
                     self._free.remove(place)
                     return place
-                if now < give_up:
-                    self._waiting.append(waiter := _Waiter(wanted))
             if now >= give_up:
                 text = f"plugin {self._name} was not free for {PATIENCE:g} s, which is all that a function may wait"
                 raise HostError(text, plugin=self._name)
-            self._wait(waiter, min(seconds, give_up - now))
+            self._wait(wanted, now, give_up)
             now = time.monotonic()
 
     def try_begin(self, place: _P) -> bool:
@@ -135,9 +133,16 @@ class Turns(Generic[_P]):
             self._free.remove(place)
             return True
 
-    def _wait(self, waiter: _Waiter, seconds: float) -> None:
-        """Return when it is rung for, or after `seconds`."""
+    def _wait(self, wanted: _P | None, now: float, give_up: float) -> None:
+        """Return when there may be a place, or it is time to look again."""
+        waiter = _Waiter(wanted)
         try:
+            with self._lock:
+                _, seconds = self._best(wanted, now)
+                if seconds <= 0:
+                    return
+                self._waiting.append(waiter)
+            seconds = min(seconds, give_up - now)
             waiter.bell.acquire(timeout=-1 if seconds == math.inf else seconds)
         except BaseException:  # KeyboardInterrupt: who was rung for passes it on, or nobody hears of the free place
             with self._lock:
