@@ -109,10 +109,9 @@ class Watcher:
 
     def abandon(self) -> None:
         """Close the descriptors; in a forked child there is no thread to wait for."""
-        if self._wake_write >= 0:
-            os.close(self._wake_read)
-            os.close(self._wake_write)
-            self._wake_read = self._wake_write = -1
+        mine, self._wake_read, self._wake_write = {self._wake_read, self._wake_write} - {-1}, -1, -1
+        for descriptor in mine:
+            os.close(descriptor)
 
     # --- the thread
 

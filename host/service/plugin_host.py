@@ -92,6 +92,7 @@ class PluginHost:
         self._closed = False
         self._untold: collections.deque[Event] = collections.deque()
         self._telling = threading.Lock()  # never waited for
+        self._finishing = threading.RLock()  # a signal handler may close in the middle of it
         self._audit = AuditLog(audit) if audit is not None else None
         self._unaudited: OSError | None = None
         try:
@@ -162,9 +163,10 @@ class PluginHost:
         """The rest of `close`, once no plugin has a worker: one that a signal handler closed in a call ends with it."""
         if not self._closed or any(plugin._workers() for plugin in self._plugins.values()):
             return
-        self._workers.close()
-        if self._audit is not None:
-            self._audit.close()
+        with self._finishing:
+            self._workers.close()
+            if self._audit is not None:
+                self._audit.close()
         self._publish()
 
     def __enter__(self) -> Self:
@@ -332,6 +334,7 @@ class PluginHost:
     def _abandon(self) -> None:
         """In a forked child: this host is dead here, and nothing of the parent's is touched."""
         self._closed = True
+        self._finishing = threading.RLock()
         self._untold.clear()
         plugins = list(self._plugins.values())
         self._workers.abandon(worker for plugin in plugins for worker in plugin._workers())
