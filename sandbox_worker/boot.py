@@ -39,6 +39,7 @@ def main() -> NoReturn:
         kind, settings = channel.receive()
         if kind != messages.INIT or settings["wire"] != wire.VERSION:
             posix._exit(EXIT_NO_SETTINGS)
+        _take_environment(settings.pop("environment", ()))
         _freeze(settings)
     except (TypeError, ValueError, KeyError):
         posix._exit(EXIT_NO_SETTINGS)
@@ -72,6 +73,17 @@ def _know_main_thread(ident: int) -> Callable[[Any], None]:
         threading.current_thread()._daemonic = False  # what it starts is no daemon either, as in a program of its own
 
     return know
+
+
+def _take_environment(variables: list[tuple[bytes, bytes]]) -> None:
+    """That of a worker that was forked; one that was executed has its own. `os` is made from it when it is loaded."""
+    for name, value in variables:
+        posix.environ[name] = value
+        posix.putenv(name, value)
+    if variables:
+        import time  # built in, and loaded already: with a time zone of nobody's
+
+        time.tzset()
 
 
 def _freeze(settings: dict[str, Any]) -> None:

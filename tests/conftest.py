@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
 PROJECT: Final = "tests"
+START: Final = os.environ.get("PLUGHOLD_START", "exec")
+"""How workers start where a test does not say: every promise holds either way."""
 PRELUDE: Final = f"from sandbox_worker.plugin_api import HookimplMarker; hookimpl = HookimplMarker({PROJECT!r})\n"
 """Stands before every source, on one line: a test's plugin just says `@hookimpl`."""
 
@@ -58,7 +60,7 @@ class Plugins:
 
     def host(self, project: str = PROJECT, **options: Any) -> host.PluginHost:
         """A PluginHost that grants what is requested and keeps data in the test's folder, unless `options` differ."""
-        defaults: dict[str, Any] = {"grants": "requested", "data": self.folder / "data"}
+        defaults: dict[str, Any] = {"grants": "requested", "data": self.folder / "data", "start": START}
         made = host.PluginHost(project, **defaults | options)
         self.hosts.append(made)
         return made

@@ -83,6 +83,7 @@ class Network:
             "rules": readable or [],
             "limits": {},
             "named": False,
+            "forks": False,
             "tier": "confined" if self.spawner.ready["landlock_abi"] else "filtered",
             "brokered": brokered,
             "broker": self.broker.pid,

@@ -62,7 +62,7 @@ def test_a_plugin_host_lists_its_plugins(plugin_from: Any) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"on_failure": "ignore"}, {"start": "fork"}, {"tier": "strong"}, {"minimum_tier": "none"}],
+    [{"on_failure": "ignore"}, {"start": "spawn"}, {"tier": "strong"}, {"minimum_tier": "none"}],
 )
 def test_an_option_that_is_none_is_a_value_error(plugin_from: Any, options: dict[str, str]) -> None:
     with pytest.raises(ValueError, match="is"):

@@ -283,20 +283,21 @@ def payload(host: Host, root: Path) -> str:
 
 
 SITUATIONS: Final = [
-    pytest.param((None, ""), id="ourselves"),
-    pytest.param((None, LIKE_DOCKER), id="ourselves in a container"),
-    pytest.param((NOBODY, ""), id="nobody"),
-    pytest.param((NOBODY, LIKE_DOCKER), id="nobody in a container"),
+    pytest.param((user, before, forks), id=f"{who}{where}{how}")
+    for forks, how in ((False, ""), (True, ", forked"))
+    for user, who in ((None, "ourselves"), (NOBODY, "nobody"))
+    for before, where in (("", ""), (LIKE_DOCKER, " in a container"))
 ]
 
 
 @pytest.fixture(scope="module", params=SITUATIONS)
 def situation(request: pytest.FixtureRequest) -> Iterator[Situation]:
-    user, before = request.param
+    user, before, forks = request.param
     if user is not None and (os.geteuid() != 0 or not Path(SYSTEM_PYTHON).exists()):
         pytest.skip("only root can start a worker as somebody else, with an interpreter that everybody can read")
-    host, root = Host(user=user, before=before), folders(user)
+    host, root = Host(user=user, before=before, forks=forks), folders(user)
     try:
+        need(not host.ready["no_fork"], f"a fork server: {host.ready['no_fork']}")
         need(host.ready["landlock_abi"] and host.ready["seccomp"], "Landlock and seccomp")
         worker = host.spawn(payload(host, root), rules=grants(root), unjudged=True)
         reply = worker.reply()

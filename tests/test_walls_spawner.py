@@ -207,11 +207,12 @@ def test_a_wish_that_makes_no_sense_is_an_error_and_the_spawner_goes_on(host: Ho
 
 def test_no_wish_leaves_a_descriptor_in_the_spawner(host: Host) -> None:
     folder = Path(f"/proc/{host.process.pid}/fd")
-    before = sorted(os.listdir(folder))
-    host.run("pass")
-    host.try_to_spawn("", limits={"what": 1})
+    before = len(os.listdir(folder))
+    for _ in range(3):
+        host.run("pass")
+        host.try_to_spawn("", limits={"what": 1})
     host.ask("reap", 0)  # its answer comes after all that the answers before left to do
-    assert sorted(os.listdir(folder)) == before
+    assert len(os.listdir(folder)) <= before + 1  # the ruleset that is prepared for the next
 
 
 def test_limits_above_those_of_the_host_are_cut_to_them(host: Host) -> None:

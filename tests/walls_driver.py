@@ -40,6 +40,9 @@ LIKE_DOCKER: Final = (
 """What Docker's default seccomp profile refuses, in force before the spawner starts; one line of code."""
 
 
+_RUN: Final = "f = open(3, 'rb', closefd=False); exec(f.read(int.from_bytes(f.read(4), 'big')))"
+
+
 def need(holds: object, what: str) -> None:
     """Skip the test where `what` is missing; fail it where nothing may be missing."""
     if not holds:
@@ -86,15 +89,21 @@ def read_all(descriptor: int) -> bytes:
 class Host:
     """A spawner and the host's side of its control socket."""
 
-    def __init__(self, *, user: int | None = None, before: str = "", base: bool = True) -> None:
-        """As `user` with the system's interpreter, or as ourselves with our own; `before` runs in the spawner."""
+    def __init__(self, *, user: int | None = None, before: str = "", base: bool = True, forks: bool = False) -> None:
+        """As `user` with the system's interpreter, or as ourselves with our own; `before` runs in the spawner.
+
+        With `forks` there is a fork server, and workers are copies of it which get their code over the call pipe.
+        """
         self._copies = contextlib.ExitStack()
         python = SYSTEM_PYTHON if user is not None else sys.executable
         self.interpreter = str(Path(python).resolve())
         self.control, theirs = socket.socketpair()
         fd = theirs.fileno()
+        paths = self._paths(user)
+        server = f"import sys; sys.path[:0] = {paths!r}; from sandbox_worker.fork_server import main; main(); {_RUN}"
+        self.server = [self.interpreter, "-I", "-S", "-B", "-c", server] if forks else []
         code = (
-            f"import sys; sys.path[:0] = {self._paths(user)!r}\n{before}\n"
+            f"import sys; sys.path[:0] = {paths!r}\n{before}\n"
             f"from sandbox_worker.walls.spawner import main; main({fd}, {os.getpid()})"
         )
         self.process = subprocess.Popen(
@@ -118,7 +127,7 @@ class Host:
         rules = self.base_rules()
         seen = [[path, "x" if "/lib" in path and "/etc" not in path else "r"] for path, _ in rules]
         links = [[path, os.readlink(path)] for path in ("/lib", "/lib64") if Path(path).is_symlink()]
-        return {"rules": rules, "view": seen, "links": links, "interpreter": self.interpreter}
+        return {"rules": rules, "view": seen, "links": links, "interpreter": self.interpreter, "server": self.server}
 
     def base_rules(self) -> list[list[str]]:
         """What the interpreter reads to start and to import its standard library."""
@@ -169,6 +178,7 @@ class Host:
             "limits": LIMITS,
             "named": False,
             "tier": "confined",
+            "forks": bool(self.server),
         }
         theirs = (calls[0], replies[1], events[1], log[1])
         self.send("spawn", wanted | changes, descriptors=theirs)
@@ -176,6 +186,8 @@ class Host:
             os.close(descriptor)
         answer = self.receive()
         pid = answer[1] if answer[0] == "spawned" else 0
+        if pid and self.server:
+            os.write(calls[1], len(code.encode()).to_bytes(4, "big") + code.encode())
         handle = os.pidfd_open(pid or os.getpid())
         self._workers.append(Worker(pid, handle, calls[1], replies[0], events[0], log[0]))
         return answer, self._workers[-1]

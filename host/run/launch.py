@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, Protocol
+import os
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from host.model.plan import FILES_BROKERED, HANDED
 
@@ -21,7 +22,8 @@ class Launch:
 
     `brokered` names what the broker answers for it (`walls.profile.BROKERED`), by the rules of `policy`; both are empty
     without a grant of such. `unjudged` is for a machine where there can be no broker. `run` says what its
-    commands may be (`plan.command_policy`), empty without a run grant.
+    commands may be (`plan.command_policy`), empty without a run grant. With `forks`
+    it is a copy of the fork server, and its environment comes in `settings` too.
     """
 
     tier: str
@@ -35,6 +37,12 @@ class Launch:
     links: tuple[tuple[str, str], ...] = ()
     unjudged: bool = False
     run: dict[str, Any] = dataclasses.field(default_factory=dict)
+    forks: bool = False
+
+    def forked(self) -> Launch:
+        """The same for a copy of the fork server."""
+        environment = [(os.fsencode(name), os.fsencode(value)) for name, value in self.environment.items()]
+        return dataclasses.replace(self, forks=True, settings={**self.settings, "environment": environment})
 
     @property
     def handed(self) -> bool:
@@ -70,15 +78,22 @@ class Process(Protocol):
         """The wait status of the process, which is dead or about to be killed."""
 
 
-def command(interpreter: Interpreter, prelude: str = "") -> list[str]:
-    """The worker's command line. It names our own folders and nothing of the plugin or the host."""
+_SERVES: Final = "import sandbox_worker.fork_server; sandbox_worker.fork_server.main(); "
+
+
+def command(interpreter: Interpreter, prelude: str = "", *, serves: bool = False) -> list[str]:
+    """The worker's command line, or that of the fork server (`serves`), each copy of which goes on as a worker.
+
+    It names our own folders and nothing of the plugin or the host.
+    """
     folders = dict(interpreter.packages)
     # The package is put together by hand: finding it would need to list the folder that it lies in, often
     # site-packages.
     code = (
         f"{prelude}import sys; package = sys.modules['sandbox_worker'] = type(sys)('sandbox_worker'); "
         f"package.__path__ = [{folders['sandbox_worker']!r}]; package.MSGPACK = {folders['msgpack']!r}; "
-        "from sandbox_worker.boot import main; main()"
+        "from sandbox_worker.boot import main; "
+        f"{_SERVES if serves else ''}main()"
     )
     return [interpreter.executable, "-I", "-S", "-B", "-u", "-c", code]
 
@@ -103,8 +118,9 @@ class Walled:
         self, spawner: Spawner, interpreter: Interpreter, launch: Launch, ends: Sequence[int], broker: int
     ) -> None:
         plan = {
-            "argv": command(interpreter),
-            "env": launch.environment,
+            "argv": [] if launch.forks else command(interpreter),
+            "env": {} if launch.forks and not launch.run else launch.environment,  # its commands have it too
+            "forks": launch.forks,
             "cwd": launch.folder,
             "rules": [list(rule) for rule in launch.rules],
             "links": [list(link) for link in launch.links],

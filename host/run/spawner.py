@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from host.run.helper import Helper, HelperGone
+from host.run.launch import command
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,13 +26,15 @@ class Spawner(Helper):
     name = "spawner"
     gone = SpawnerGone
 
-    def __init__(self, interpreter: Interpreter) -> None:
+    def __init__(self, interpreter: Interpreter, *, forks: bool = False) -> None:
+        """`forks`: with a fork server; `abilities["no_fork"]` tells why there is none."""
         super().__init__(interpreter, "sandbox_worker.walls.spawner")
         base = {
             "rules": [list(rule) for rule in interpreter.kernel_rules],
             "view": [list(rule) for rule in interpreter.view],
             "links": [list(link) for link in interpreter.links],
             "interpreter": interpreter.executable,
+            "server": command(interpreter, serves=True) if forks else [],
         }
         try:
             self.abilities: Final[dict[str, Any]] = dict(self._ask("ready", ["base", base])[1])

@@ -49,10 +49,11 @@ _OUTSIDE: Final = ("/proc/self", "/sys/kernel", "/dev/zero", "/dev/full")
 class Workers:
     """Starts and ends workers. Thread-safe; `close` is idempotent."""
 
-    def __init__(self, minimum_tier: str, tier: str | None, data: Path) -> None:
-        """Raises ValueError and LockdownUnavailable as `tiers.choose`."""
+    def __init__(self, minimum_tier: str, tier: str | None, data: Path, *, forks: bool = False) -> None:
+        """Raises ValueError and LockdownUnavailable as `tiers.choose`; the latter where `forks` can't be done, too."""
         self._lock = threading.Lock()
         self._interpreter = interpreters.find()
+        self._forks = forks
         self._data = data
         self._temporary: dict[Worker, str] = {}
         self._spawner: Spawner | None = None
@@ -63,6 +64,8 @@ class Workers:
         try:
             abilities = None if tier == "hooked" else self._live_spawner().abilities
             self.tier: Final = choose(abilities, minimum_tier, tier)
+            if abilities is not None and abilities["no_fork"] and self.tier != "hooked":
+                raise _no_fork(self.tier, abilities["no_fork"])
         except BaseException:
             self.close()
             raise
@@ -98,6 +101,8 @@ class Workers:
             effective = decide(variables)
             covers = Covers(view.denied(effective) if self.tier == "walled" else ())
             launch = self._plan(manifest, effective, variables)
+            if self._forks and self.tier != "hooked":
+                launch = launch.forked()
             quota = self._quota(manifest.name, launch, tmp)
             worker, launch = self._launch(launch, effective.limits)
         except BaseException:
@@ -186,7 +191,7 @@ class Workers:
             if self._spawner is None or not self._spawner.alive:
                 if self._spawner is not None:
                     self._spawner.close()
-                self._spawner = Spawner(self._interpreter)
+                self._spawner = Spawner(self._interpreter, forks=self._forks)
             return self._spawner
 
     def _live_broker(self) -> Broker:
@@ -311,6 +316,11 @@ class Workers:
         return [
             f"{folder}/" for folder in (*own, *(interpreters.site_packages() if manifest.environment == "host" else ()))
         ]
+
+
+def _no_fork(tier: str, why: str) -> LockdownUnavailable:
+    text = f'start="fork" is not to be had here: {why}; start="exec" is'
+    return LockdownUnavailable(text, tier=tier, missing=("ptrace(2) of own children, which a fork server needs",))
 
 
 def _probe(manifest: Manifest, table: plan.Table) -> str:

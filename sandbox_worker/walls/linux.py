@@ -16,6 +16,7 @@ from .syscalls import ARCHITECTURES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Final
 
 _SIXTY_FOUR_BIT = sys.maxsize > 2**32
@@ -41,11 +42,11 @@ _mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.
 _PROT_READ_WRITE: Final = 0x3
 _MAP_PRIVATE_ANONYMOUS: Final = 0x22
 _MAP_FIXED_NOREPLACE: Final = 0x100000
-_CAPABILITY_HEADER: Final = ctypes.create_string_buffer(pack("=Ii", 0x20080522, 0), 8)  # version 3, this thread
-_NO_CAPABILITIES: Final = ctypes.create_string_buffer(24)
+CAPABILITY_HEADER: Final = ctypes.create_string_buffer(pack("=Ii", 0x20080522, 0), 8)  # version 3, this thread
+NO_CAPABILITIES: Final = ctypes.create_string_buffer(24)
 _EMPTY: Final = ctypes.create_string_buffer(b"")
 AT_EMPTY_PATH: Final = 0x1000
-_SECCOMP_SET_MODE_FILTER: Final = 1
+SECCOMP_SET_MODE_FILTER: Final = 1
 _SECCOMP_GET_ACTION_AVAIL: Final = 2
 _SECCOMP_FILTER_FLAG_NEW_LISTENER: Final = 1 << 3
 _SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV: Final = 1 << 5
@@ -82,7 +83,7 @@ def prctl(option: int, value: int = 0) -> int:
 
 def drop_capabilities() -> None:
     """Empty this thread's effective, permitted and inheritable capabilities (capset(2)); needs no privilege."""
-    if _libc.capset(_CAPABILITY_HEADER, _NO_CAPABILITIES):
+    if _libc.capset(CAPABILITY_HEADER, NO_CAPABILITIES):
         raise _error("capset")
 
 
@@ -133,7 +134,7 @@ def install_filter(code: bytes) -> None:
     """Make `code`, an array of struct sock_filter, a seccomp filter of this thread. Needs no_new_privs."""
     instructions = ctypes.create_string_buffer(code, len(code))
     program = ctypes.create_string_buffer(pack("=HxxxxxxQ", len(code) // 8, ctypes.addressof(instructions)), 16)
-    syscall("seccomp", _SECCOMP_SET_MODE_FILTER, 0, ctypes.addressof(program))
+    syscall("seccomp", SECCOMP_SET_MODE_FILTER, 0, ctypes.addressof(program))
 
 
 def install_supervised_filter(code: bytes) -> int:
@@ -143,15 +144,18 @@ def install_supervised_filter(code: bytes) -> int:
     """
     instructions = ctypes.create_string_buffer(code, len(code))
     program = ctypes.create_string_buffer(pack("=HxxxxxxQ", len(code) // 8, ctypes.addressof(instructions)), 16)
+    return supervised(lambda flags: syscall("seccomp", SECCOMP_SET_MODE_FILTER, flags, ctypes.addressof(program)))
+
+
+def supervised(install: Callable[[int], int]) -> int:
+    """What `install` gives for the best flags of seccomp(2) for a filter with a listener that this kernel knows."""
     try:
         # A signal would make the kernel ask again, and the broker act twice (Linux 5.19).
-        flags = _SECCOMP_FILTER_FLAG_NEW_LISTENER | _SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
-        return syscall("seccomp", _SECCOMP_SET_MODE_FILTER, flags, ctypes.addressof(program))
+        return install(_SECCOMP_FILTER_FLAG_NEW_LISTENER | _SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV)
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
-    flags = _SECCOMP_FILTER_FLAG_NEW_LISTENER
-    return syscall("seccomp", _SECCOMP_SET_MODE_FILTER, flags, ctypes.addressof(program))
+    return install(_SECCOMP_FILTER_FLAG_NEW_LISTENER)
 
 
 def require_filter_action(action: int) -> None:

@@ -47,17 +47,17 @@ FIRST_FOREIGN: Final = 8
 more: with a `run` grant the way to its keeper, and where it hands its calls over that to the broker."""
 
 LAST_DESCRIPTOR: Final = 2**31 - 2  # one below the largest C int
-_UMASK: Final = 0o077
+UMASK: Final = 0o077
 
 # include/uapi/linux/prctl.h, include/uapi/linux/securebits.h
-_PR_SET_PDEATHSIG: Final = 1
-_PR_CAPBSET_DROP: Final = 24
-_PR_SET_SECUREBITS: Final = 28
-_PR_SET_NO_NEW_PRIVS: Final = 38
-_PR_CAP_AMBIENT: Final = 47
-_PR_CAP_AMBIENT_CLEAR_ALL: Final = 4
-_PR_SET_PTRACER: Final = 0x59616D61
-_SECUREBITS: Final = 0xEF  # NOROOT, NO_SETUID_FIXUP, NO_CAP_AMBIENT_RAISE, and the locks of all four
+PR_SET_PDEATHSIG: Final = 1
+PR_CAPBSET_DROP: Final = 24
+PR_SET_SECUREBITS: Final = 28
+PR_SET_NO_NEW_PRIVS: Final = 38
+PR_CAP_AMBIENT: Final = 47
+PR_CAP_AMBIENT_CLEAR_ALL: Final = 4
+PR_SET_PTRACER: Final = 0x59616D61
+SECUREBITS: Final = 0xEF  # NOROOT, NO_SETUID_FIXUP, NO_CAP_AMBIENT_RAISE, and the locks of all four
 
 
 class Plan:
@@ -169,7 +169,7 @@ class Child:
         require_one_thread()
         os.setsid()
         os.chdir(self._plan.folder)
-        os.umask(_UMASK)
+        os.umask(UMASK)
 
     def namespaces(self) -> None:
         """What is not granted is not there. Then again the folder, by its name there: the old one leads outside."""
@@ -194,7 +194,7 @@ class Child:
 
     def parent(self) -> None:
         """Die with the spawner; if it died before this took effect, now. The profile keeps prctl(2) from undoing it."""
-        linux.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        linux.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != self._plan.spawner:
             raise ProcessLookupError("the spawner is gone")
 
@@ -207,7 +207,7 @@ class Child:
 
     def no_new_privs(self) -> None:
         """No exec gives rights, set-uid or not; Landlock and seccomp ask for it."""
-        linux.prctl(_PR_SET_NO_NEW_PRIVS, 1)
+        linux.prctl(PR_SET_NO_NEW_PRIVS, 1)
 
     def landlock(self) -> None:
         """The files that the rules name, whatever is seen of them."""
@@ -230,7 +230,7 @@ class Child:
             return
         channel, broker = plan.broker
         with contextlib.suppress(OSError):  # EINVAL without Yama, which else lets only ancestors read its memory
-            linux.prctl(_PR_SET_PTRACER, broker)
+            linux.prctl(PR_SET_PTRACER, broker)
         with socket.socket(fileno=channel) as connection:
             listener = linux.install_supervised_filter(code)
             socket.send_fds(connection, [os.getpid().to_bytes(4, "big")], [listener])
@@ -255,7 +255,7 @@ def renounce() -> None:
     capabilities to the permitted ones, which are none (security/commoncap.c, cap_bprm_creds_from_file).
     """
     try:
-        linux.prctl(_PR_SET_SECUREBITS, _SECUREBITS)
+        linux.prctl(PR_SET_SECUREBITS, SECUREBITS)
     except PermissionError:
         pass
     else:
@@ -264,14 +264,14 @@ def renounce() -> None:
 
 
 def _drop_capabilities() -> None:
-    linux.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
+    linux.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
     linux.drop_capabilities()
 
 
 def _drop_bounding_set() -> None:
     for capability in range(64):
         try:
-            linux.prctl(_PR_CAPBSET_DROP, capability)
+            linux.prctl(PR_CAPBSET_DROP, capability)
         except OSError as error:
             if error.errno == errno.EINVAL:  # past the last capability of this kernel
                 return

@@ -44,7 +44,7 @@ class Machine:
         self.namespaces = False
         self.notifications = False
         self.missing: list[str] = []
-        self._filters: dict[tuple[str, frozenset[str], bool], Program] = {}
+        self._filters: dict[tuple[str, frozenset[str], bool, bool], Program] = {}
         self._command_filters: dict[tuple[str, bool], Program] = {}
         if linux.ARCHITECTURE is None:
             self.missing.append(f"no table of system calls for this machine: {linux.MACHINE}")
@@ -83,8 +83,12 @@ class Machine:
             "missing": self.missing,
         }
 
-    def filter_of(self, tier: str, brokered: Collection[str] = (), *, unjudged: bool = False) -> Program:
+    def filter_of(
+        self, tier: str, brokered: Collection[str] = (), *, unjudged: bool = False, execs: bool = True
+    ) -> Program:
         """The filter of a tier for a worker for which the broker answers `brokered`; compiled when first wanted.
+
+        `execs` is for a worker that has yet to execute its interpreter.
 
         ValueError for a tier that this machine can't reach or that needs no filter, and for an unknown `brokered`.
         """
@@ -94,11 +98,12 @@ class Machine:
             raise ValueError(f"the tier {tier!r} is out of reach: {'; '.join(self.missing) or 'unknown'}")
         if not set(brokered) <= set(BROKERED):
             raise ValueError(f"{brokered!r} is more than {', '.join(BROKERED)}")
-        key = tier, frozenset(brokered), unjudged
+        key = tier, frozenset(brokered), unjudged, execs
         if key not in self._filters:
             abi = None if tier == FILTERED else self.landlock_abi
-            architecture = linux.ARCHITECTURE
-            self._filters[key] = worker_filter(architecture, abi, brokered, metadata=tier == WALLED, unjudged=unjudged)
+            self._filters[key] = worker_filter(
+                linux.ARCHITECTURE, abi, brokered, metadata=tier == WALLED, unjudged=unjudged, execs=execs
+            )
         return self._filters[key]
 
     def command_filter_of(self, tier: str, *, forks: bool) -> Program:

@@ -35,6 +35,8 @@ _CLONE_NEWUSER: Final = 0x10000000
 _CLONE_NEWPID: Final = 0x20000000
 _CLONE_NEWNET: Final = 0x40000000
 _OWN: Final = _CLONE_NEWNS | _CLONE_NEWUTS | _CLONE_NEWIPC | _CLONE_NEWNET
+JOINED: Final = _CLONE_NEWUSER | _OWN
+"""What a process joins that takes over the namespaces of one that was `prepared`."""
 
 _DONE: Final = b"done"
 _ADVICE: Final = {
@@ -98,6 +100,17 @@ def own_processes(user_namespace: int) -> None:
     """Let the next child of this process be the first of a process namespace: the others in it die with that one."""
     linux.syscall("setns", user_namespace, _CLONE_NEWUSER)
     linux.syscall("unshare", _CLONE_NEWPID)
+
+
+@contextlib.contextmanager
+def prepared(user_namespace: int, view: View, *, named: bool) -> Iterator[int]:
+    """A child in such namespaces, which another process may join by its pidfd: that is what this gives."""
+    with _child(lambda: enter(user_namespace, view, named=named)) as pid:
+        handle = os.pidfd_open(pid)
+        try:
+            yield handle
+        finally:
+            os.close(handle)
 
 
 def _made_by_a_child() -> int:

@@ -204,8 +204,11 @@ def worker_filter(
     *,
     metadata: bool = False,
     unjudged: bool = False,
+    execs: bool = True,
 ) -> Program:
     """The filter of a worker: slots "pid" (its own), "path", "argv", "envp" (addresses of its one execve).
+
+    Without `execs` the first slot alone: no execve passes.
 
     `landlock_abi` is the version that guards the worker's files, None where Landlock does not; `brokered` what of
     `BROKERED` the broker answers for it. `metadata` lets the calls that change it through: for a worker that has only
@@ -213,6 +216,8 @@ def worker_filter(
     pass, and what else would change metadata reports success without effect.
     """
     rules = worker_rules(landlock_abi, brokered, metadata=metadata, unjudged=unjudged)
+    if not execs:
+        rules["execve"] = EPERM
     return compile_filter(rules, ENOSYS, architecture)
 
 

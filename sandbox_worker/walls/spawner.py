@@ -4,23 +4,24 @@ It talks to its host over `control`:
 
     host                                       spawner
     ["base", {rules, view, links,              ["ready", {landlock_abi, seccomp, ...}]
-              interpreter}]
+              interpreter, server}]
     ["spawn", {argv, env, cwd, rules, links,   ["spawned", pid] or ["error", text]
-               limits, tier, named, run,
+               limits, tier, named, run, forks,
                brokered, broker, unjudged}]
       + 4 or 5 descriptors
     ["reap", pid]                              ["reaped", pid, wait status]
 
 "base" comes first and once. Its rules hold for every worker (standard library, shared libraries); their paths stay
 open, so that a spawn only adds them. `view` and `links` are what they come to in tier `walled` (`view.arrange`); that
-tier is tried at once, in a child. "ready" says what the machine has (`Machine.report`), and which of these paths are
-`skipped` because they can't be opened as they are written (`landlock.open_rules`). The descriptors are those of calls,
-replies, events and log, and, where `brokered` names what the broker (process `broker`) answers for the worker, a unix
-socket that leads there; `unjudged` is as `profile.worker_filter` has it. `run` is empty, or what the commands of the
-worker may be and take (`keeping.policy_of`, `box.limits_of`): then it gets a keeper (`keeper`), which has ended when
-"reaped" is said. A worker that is to be reaped and still lives after a second is killed; until it is reaped it stays a
-zombie, so that its pid never names another process. "reaped" comes when it is true: frames sent meanwhile are answered
-first.
+tier is tried at once, in a child. `server` is the command line of the fork server, or empty for none; a spawn with
+`forks` is a copy of it, whose `argv` does not matter. "ready" says what the machine has (`Machine.report`), which of
+these paths are `skipped` because they can't be opened as they are written (`landlock.open_rules`), and in `no_fork` why
+there can be no fork server. The descriptors are those of calls, replies, events and log, and, where `brokered` names
+what the broker (process `broker`) answers for the worker, a unix socket that leads there; `unjudged` is as
+`profile.worker_filter` has it. `run` is empty, or what the commands of the worker may be and take
+(`keeping.policy_of`, `box.limits_of`): then it gets a keeper (`keeper`), which has ended when "reaped" is said. A
+worker that is to be reaped and still lives after a second is killed; until it is reaped it stays a zombie, so that its
+pid never names another process. "reaped" comes when it is true: frames sent meanwhile are answered first.
 
 The end of the stream, a frame that makes no sense and the host's death end the spawner and, before, all workers.
 The host's death is watched by a pidfd: a parent-death signal would come when the *thread* that started the spawner
@@ -29,6 +30,7 @@ ends (prctl(2)). The workers have such a signal, for this process has only one t
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import signal
@@ -36,12 +38,14 @@ import socket
 import sys
 import time
 
-from . import keeping, landlock, lockdown, view
+from . import keeping, lockdown, view
 from .control import Control, HangUp
 from .elf import loader_of
 from .machine import CONFINED, WALLED, Machine
 from .namespaces import UserNamespace
 from .profile import HANDED
+from .rulesets import Rulesets
+from .server import ForkServer
 from .settle import settle
 from .workers import Workers
 
@@ -51,6 +55,8 @@ if TYPE_CHECKING:
 
 _ELF_START: Final = 65536  # more than a linker puts before the end of PT_INTERP
 _WORKER_DESCRIPTORS: Final = (4, 5)
+_IDLE: Final = 0.005
+"""Seconds without a frame after which there is time to prepare for the next one."""
 
 
 def main(control_fd: int, host_pid: int) -> NoReturn:
@@ -60,7 +66,9 @@ def main(control_fd: int, host_pid: int) -> NoReturn:
     try:
         made: list[UserNamespace] = []
         control = settle(control_fd, host_pid, lambda: made.append(UserNamespace()))
-        Spawner(control, Machine(), made[0], workers).serve()
+        spawner = Spawner(control, Machine(), made[0], workers)
+        with contextlib.closing(spawner):
+            spawner.serve()
     except HangUp:
         status = 0
     except BaseException:  # noqa: BLE001 - nothing may keep the workers from being killed
@@ -74,12 +82,15 @@ class Spawner:
     """Answers frames until its `Control` hangs up."""
 
     __slots__ = (
-        "_base",
         "_control",
         "_interpreter",
         "_links",
         "_machine",
         "_pid",
+        "_prepared",
+        "_rulesets",
+        "_server",
+        "_server_argv",
         "_user_namespace",
         "_view",
         "_workers",
@@ -91,10 +102,13 @@ class Spawner:
         self._user_namespace = user_namespace
         self._workers = workers
         self._pid = os.getpid()
-        self._base: landlock.Rules | None = None
+        self._rulesets: Rulesets | None = None
         self._view: list[tuple[str, str]] = []
         self._links: list[tuple[str, str]] = []
         self._interpreter = b""
+        self._server_argv: list[bytes] = []
+        self._server: ForkServer | None = None
+        self._prepared = False
 
     def serve(self) -> NoReturn:
         """Ends only by raising: HangUp, or what went wrong here."""
@@ -103,12 +117,30 @@ class Spawner:
         gc.freeze()  # what lives now lives on: the children's collector leaves its pages shared
         while True:
             timeout = self._workers.kill_overdue(time.monotonic())
+            if not self._prepared:
+                timeout = _IDLE if timeout is None else min(timeout, _IDLE)
             frame_comes, ended = self._control.wait(timeout, self._workers.ending())
             for pidfd in ended:
                 if (reaped := self._workers.collect(pidfd, time.monotonic())) is not None:
                     self._control.send("reaped", *reaped)
             if frame_comes:
                 self._answer(*self._control.receive())
+            elif not ended:
+                self._prepare()
+
+    def close(self) -> None:
+        """End the fork server."""
+        if self._server is not None:
+            self._server.close()
+
+    def _prepare(self) -> None:
+        """What the next worker needs whatever it is, while nobody waits for it."""
+        self._prepared = True
+        with contextlib.suppress(OSError):  # it will be tried again when it is needed, and then told
+            if self._rulesets is not None:
+                self._rulesets.prepare()
+            if self._server is not None:
+                self._server.prepare()
 
     def _take_base(self) -> None:
         message, descriptors = self._control.receive()
@@ -119,22 +151,32 @@ class Spawner:
             self._interpreter = _encoded(message[1]["interpreter"])
             skipped = self._open_base([*message[1]["rules"], *programs])
             self._try_view([*message[1]["view"], *programs], message[1]["links"])
+            no_fork = self._try_server([_encoded(argument) for argument in message[1]["server"]])
         except (OSError, ValueError, TypeError, KeyError) as error:
             self._control.send("error", f"{type(error).__name__}: {error}")
             raise HangUp("there is nothing to do without a base") from error
-        self._control.send("ready", {**self._machine.report(), "skipped": skipped})
+        self._control.send("ready", {**self._machine.report(), "skipped": skipped, "no_fork": no_fork})
 
     def _open_base(self, rules: list[tuple[str, str]]) -> list[str]:
         if not self._machine.landlock_abi:
             return []
-        opened, skipped = landlock.open_rules(rules)
-        self._base = landlock.Rules(opened, self._machine.landlock_abi)
-        return skipped
+        self._rulesets = Rulesets(self._machine.landlock_abi, rules)
+        return self._rulesets.skipped
 
     def _try_view(self, rules: list[tuple[str, str]], links: list[tuple[str, str]]) -> None:
         self._view, self._links = rules, links
         self._user_namespace.attempt(view.arrange(rules, (), links))
         self._machine.note_namespaces(self._user_namespace.why_not)
+
+    def _try_server(self, argv: list[bytes]) -> str:
+        """Start the fork server, if there is to be one; gives why it can't be, or the empty text."""
+        self._server_argv = argv
+        try:
+            if argv and self._machine.seccomp:
+                self._server = ForkServer(argv)
+        except OSError as error:
+            return str(error)
+        return ""
 
     def _answer(self, message: list[Any], descriptors: list[int]) -> None:
         try:
@@ -151,6 +193,7 @@ class Spawner:
 
     def _spawn(self, wanted: dict[str, Any], descriptors: list[int]) -> None:
         channel: tuple[socket.socket, ...] = ()
+        self._prepared = False
         try:
             if wanted.get("run"):
                 channel = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -172,8 +215,9 @@ class Spawner:
             raise ValueError("a broker's socket without anything to decide, or the other way round")
         handed = HANDED in brokered
         os.set_blocking(events, False)  # of the open file, so for the worker too: an event never holds it up
-        tier = wanted["tier"]
-        program = self._machine.filter_of(tier, brokered, unjudged=wanted.get("unjudged", False))
+        tier, forks = wanted["tier"], bool(wanted["forks"])
+        unjudged = wanted.get("unjudged", False)
+        program = self._machine.filter_of(tier, brokered, unjudged=unjudged, execs=not forks)
         ruleset = self._ruleset(wanted["rules"]) if tier in (WALLED, CONFINED) else None
         try:
             plan = lockdown.Plan(
@@ -199,6 +243,8 @@ class Spawner:
                 spawner=self._pid,
                 broker=(broker[0], wanted["broker"]) if broker and not handed else None,
             )
+            if forks:
+                return self._copy(plan)
             pid = os.fork()
             if not pid:
                 lockdown.become_worker(plan)
@@ -206,6 +252,21 @@ class Spawner:
         finally:
             if ruleset is not None:
                 os.close(ruleset)
+
+    def _release(self) -> None:
+        """In a keeper: let go of what only the spawner talks over."""
+        self._control.close()
+        if self._server is not None:
+            self._server.abandon()
+
+    def _copy(self, plan: lockdown.Plan) -> int:
+        """A worker from the fork server; from a new one, if it died."""
+        if not self._server_argv:
+            raise ValueError("no fork server")
+        if self._server is None or not self._server.alive:
+            self.close()
+            self._server = ForkServer(self._server_argv)
+        return self._server.born(plan)
 
     def _keep(
         self, wanted: dict[str, Any], descriptors: list[int], channel: tuple[socket.socket, ...], worker: int
@@ -221,12 +282,12 @@ class Spawner:
             links=[(path, target) for path, target in (*self._links, *wanted["links"])],
             rlimits=_limits(wanted["limits"]),
             environment=_environment(wanted),
-            base=self._base if wanted["tier"] in (WALLED, CONFINED) else None,
+            base=self._rulesets.base if self._rulesets and wanted["tier"] in (WALLED, CONFINED) else None,
             base_view=self._view,
             user_namespace=self._user_namespace.descriptor,
             log=log,
             foreign=[descriptor for descriptor in descriptors if descriptor != log] + [far.fileno()],
-            release=self._control.close,
+            release=self._release,
         )
         try:
             return keeping.start(order, self._machine, near, worker)
@@ -239,14 +300,9 @@ class Spawner:
         return view.arrange(self._view, wanted["rules"], [*self._links, *wanted["links"]])
 
     def _ruleset(self, rules: list[tuple[str, str]]) -> int:
-        if self._base is None:
+        if self._rulesets is None:
             raise ValueError("no base rules")
-        opened, _ = landlock.open_rules([rule for rule in rules if view.HIDDEN not in rule[1:]])
-        try:
-            own = landlock.Rules(opened, self._machine.landlock_abi)
-            return landlock.make_ruleset(self._machine.landlock_abi, self._base, own)
-        finally:
-            landlock.close_rules(opened)
+        return self._rulesets.make(rule for rule in rules if view.HIDDEN not in rule[1:])
 
     def _reap(self, pid: int) -> None:
         if pid not in self._workers:

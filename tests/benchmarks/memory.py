@@ -6,7 +6,7 @@ import re
 import statistics
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import host
 from tests.benchmarks.plugin import manifest
@@ -14,17 +14,25 @@ from tests.benchmarks.plugin import manifest
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_ROWS: tuple[tuple[int, Literal["exec", "fork"], str], ...] = (
+    (1, "exec", "≤ 9 MiB"),
+    (10, "exec", "-"),
+    (100, "exec", "≤ 4.5 MiB"),
+    (10, "fork", "-"),
+    (100, "fork", "≤ 1.6 MiB"),
+)
+
 
 def rows(_runs: int) -> Iterator[tuple[str, str, str, str]]:
-    """One worker alone, and the mean of ten."""
-    for count, wanted in ((1, "≤ 9 MiB"), (10, "-")):
-        sizes = measure(count)
-        yield f"PSS of an idle worker, {count} running", f"{statistics.mean(sizes):.1f} MiB", wanted, ""
+    """One worker alone, and the mean of many, executed and forked."""
+    for count, start, wanted in _ROWS:
+        sizes = measure(count, start)
+        yield f"PSS of an idle worker by {start}, {count} running", f"{statistics.mean(sizes):.2f} MiB", wanted, ""
 
 
-def measure(count: int) -> list[float]:
+def measure(count: int, start: Literal["exec", "fork"]) -> list[float]:
     """PSS in MiB of each of `count` workers."""
-    with tempfile.TemporaryDirectory() as folder, host.PluginHost("bench", grants="requested") as plugins:
+    with tempfile.TemporaryDirectory() as folder, host.PluginHost("bench", grants="requested", start=start) as plugins:
         loaded = [plugins.load(manifest(Path(folder))) for _ in range(count)]
         for plugin in loaded:
             plugin.call("echo", value=1)

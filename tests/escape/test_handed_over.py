@@ -39,8 +39,8 @@ def handed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every spawner of this test answers as on a machine without notifications."""
     original = Spawner.__init__
 
-    def begin(self: Spawner, interpreter: Any) -> None:
-        original(self, interpreter)
+    def begin(self: Spawner, interpreter: Any, **options: Any) -> None:
+        original(self, interpreter, **options)
         self.abilities["notifications"] = False
 
     monkeypatch.setattr(Spawner, "__init__", begin)

@@ -344,8 +344,8 @@ def test_a_machine_without_notifications_pretends_below_walled(
     """And has no broker; a plugin that may write nothing is refused as everywhere."""
     known = Spawner.__init__
 
-    def without(self: Spawner, *arguments: Any) -> None:
-        known(self, *arguments)
+    def without(self: Spawner, *arguments: Any, **options: Any) -> None:
+        known(self, *arguments, **options)
         self.abilities["notifications"] = False
 
     monkeypatch.setattr(Spawner, "__init__", without)
