@@ -16,6 +16,8 @@ _REFUSALS: Final = (_EPERM, _EACCES)
 _REFUSALS_OF_A_VIEW: Final = (*_REFUSALS, _ENOENT)
 """In tier `walled` what is not granted is not there."""
 _LIMIT_BY_ERRNO: Final = {_EMFILE: "open_files", _EFBIG: "file_size"}
+_NO_THREAD: Final = ("can't start new thread",)
+"""What CPython's thread module says where pthread_create(3) fails: there is no room for one more stack."""
 _SCALARS: Final = (type(None), bool, int, float, str, bytes)
 
 
@@ -83,6 +85,8 @@ def _cause(error: BaseException, rules: dict[str, Any]) -> list[object] | None:
         return _denied(str(error.permission), str(error.target), layer)
     if isinstance(error, MemoryError):
         return ["limit", "memory"]
+    if type(error) is RuntimeError and error.args == _NO_THREAD:
+        return ["limit", "threads"]
     if isinstance(error, OSError):
         if error.errno in _LIMIT_BY_ERRNO:
             return ["limit", _LIMIT_BY_ERRNO[error.errno]]

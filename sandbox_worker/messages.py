@@ -64,7 +64,7 @@ RESOLVE_PREFIX: Final = "/proc/self/plughold-resolve/"
 """A worker that opens this and a name asks the broker to look the name up: no file of this name ever exists."""
 
 LAYERS: Final = ("audit_hook", "landlock", "seccomp", "broker")
-LIMITS: Final = ("memory", "open_files", "file_size", "result_size")
+LIMITS: Final = ("memory", "open_files", "file_size", "result_size", "threads")
 STAGES: Final = ("lockdown", "import", "hooks")
 FUNCTION_ERRORS: Final = (
     "ArithmeticError", "AssertionError", "AttributeError", "ConnectionError", "FileExistsError", "FileNotFoundError",

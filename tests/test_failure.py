@@ -177,7 +177,12 @@ def test_a_denial_with_an_endless_target_is_cut() -> None:
 
 @pytest.mark.parametrize(
     ("error", "limit"),
-    [(MemoryError(), "memory"), (OSError(errno.EMFILE, "x"), "open_files"), (OSError(errno.EFBIG, "x"), "file_size")],
+    [
+        (MemoryError(), "memory"),
+        (RuntimeError("can't start new thread"), "threads"),
+        (OSError(errno.EMFILE, "x"), "open_files"),
+        (OSError(errno.EFBIG, "x"), "file_size"),
+    ],
 )
 def test_the_errors_of_a_limit_say_which_limit(error: BaseException, limit: str) -> None:
     assert report(error).cause == ("limit", limit)

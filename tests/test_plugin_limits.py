@@ -49,6 +49,11 @@ RAISING: Final = {
         {"file_size": "2 MiB"},
     ),
     "result_size": ("@hookimpl\ndef use(data): return b'x' * 2000000", {"result_size": "1 MiB"}),
+    "threads": (
+        "import threading\n@hookimpl\ndef use(data):\n    done = threading.Event()\n    try:\n"
+        "        while True: threading.Thread(target=done.wait, daemon=True).start()\n    finally: done.set()",
+        {"threads": 500, "memory": "64 MiB"},
+    ),
 }
 
 
