@@ -15,6 +15,7 @@ CALLS, REPLIES, EVENTS = 3, 4, 5
 """The worker's descriptors: the spawner puts them there."""
 
 _CHUNK: Final = 1 << 16
+_PIECE: Final = 1 << 20  # what the host makes of the pipes for long frames
 
 
 class Channel:
@@ -30,7 +31,7 @@ class Channel:
         """The next message, or None when the host is gone."""
         body = self._reader.next() if self._reader.pending else None
         while body is None:
-            data = read(CALLS, _CHUNK)
+            data = read(CALLS, max(_CHUNK, min(self._reader.missing, _PIECE)))
             if not data:
                 return None
             body = self._reader.feed(data)
@@ -64,4 +65,4 @@ class Channel:
         """Send a whole frame."""
         sent = write(REPLIES, frame)
         while sent < len(frame):
-            sent += write(REPLIES, frame[sent : sent + (1 << 20)])
+            sent += write(REPLIES, frame[sent : sent + _PIECE])

@@ -220,16 +220,26 @@ class FrameReader:
 
     def next(self) -> bytes | None:
         """The next body that is already whole, if any."""
+        length = self._length()
+        if length is None or len(self._buffer) < HEADER + length:
+            return None
+        with memoryview(self._buffer) as whole:
+            body = bytes(whole[HEADER : HEADER + length])  # a slice of the bytearray would be one more copy
+        del self._buffer[: HEADER + length]
+        return body
+
+    def _length(self) -> int | None:
         if len(self._buffer) < HEADER:
             return None
         length = int.from_bytes(self._buffer[:HEADER], "big")
         if length > self.limit:
             raise WireError(f"a frame of {length} bytes where at most {self.limit} may come")
-        if len(self._buffer) < HEADER + length:
-            return None
-        body = bytes(self._buffer[HEADER : HEADER + length])
-        del self._buffer[: HEADER + length]
-        return body
+        return length
+
+    @property
+    def missing(self) -> int:
+        """How many bytes of the frame that has begun are still to come; 0 where that is not known."""
+        return max(0, HEADER + (self._length() or 0) - len(self._buffer)) if self._buffer else 0
 
     @property
     def pending(self) -> int:

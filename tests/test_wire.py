@@ -304,6 +304,15 @@ def test_bytes_behind_a_frame_are_pending() -> None:
     assert reader.pending == 2
 
 
+def test_what_is_missing_of_a_frame_is_known_once_its_length_is() -> None:
+    reader = wire.FrameReader(100)
+    missing = [reader.missing]
+    for data in (b"\0\0", b"\0\x0a", b"x" * 9, b"y\0"):
+        reader.feed(data)
+        missing.append(reader.missing)
+    assert missing == [0, 2, 10, 1, 3]
+
+
 @pytest.mark.parametrize("data", [b"\xff\xff\xff\xff", b"\0\0\0\x65" + b"x" * 101, b"\0\0\1\0" + b"x"])
 def test_a_length_beyond_the_limit_is_refused_as_soon_as_it_is_claimed(data: bytes) -> None:
     with pytest.raises(WireError):

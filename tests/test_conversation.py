@@ -1,0 +1,75 @@
+"""The host's ends of the wire: long frames go through wider pipes, and only they."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+from host.run.conversation import Conversation, widen
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NARROW: Final = 1 << 16
+WIDE: Final = 1 << 20
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[Conversation, int, int]]:
+    """A conversation, and the worker's two ends: where calls come out, where replies go in."""
+    calls, ours = os.pipe()
+    theirs, replies = os.pipe()
+    talk = Conversation(ours, theirs)
+    talk.limit_to(1 << 24)
+    yield talk, calls, replies
+    talk.abandon()
+    for end in (calls, replies):
+        os.close(end)
+
+
+def size(pipe: int) -> int:
+    return fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ)
+
+
+def write(pipe: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(pipe, data) :]
+
+
+def test_a_short_frame_leaves_the_pipes_as_they_are(ends: tuple[Conversation, int, int]) -> None:
+    talk, calls, replies = ends
+    talk.send(b"\0\0\0\1x")
+    os.write(replies, b"\0\0\0\1y")
+    assert (os.read(calls, 99), talk.receive_last()) == (b"\0\0\0\1x", b"y")
+    assert (size(calls), size(replies)) == (NARROW, NARROW)
+
+
+@pytest.mark.parametrize("length", [3 * NARROW, WIDE, 3 * WIDE])
+def test_a_long_frame_arrives_whole_through_a_wider_pipe(ends: tuple[Conversation, int, int], length: int) -> None:
+    talk, calls, replies = ends
+    body = os.urandom(length)
+    writer = threading.Thread(target=write, args=(replies, length.to_bytes(4, "big") + body))
+    writer.start()
+    assert talk.receive_last() == body
+    writer.join()
+    assert (size(calls), size(replies)) == (NARROW, WIDE)
+
+
+def test_a_long_frame_widens_the_way_down(ends: tuple[Conversation, int, int]) -> None:
+    talk, calls, _ = ends
+    sender = threading.Thread(target=talk.send, args=(bytes(2 * WIDE),))
+    sender.start()
+    left = 2 * WIDE
+    while left:
+        left -= len(os.read(calls, left))
+    sender.join()
+    assert size(calls) == WIDE
+
+
+def test_what_is_no_pipe_stays_as_it_is() -> None:
+    with open("/dev/null", "rb") as file:
+        widen(file.fileno())
