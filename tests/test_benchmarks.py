@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import ModuleType
 
-MODULES = ("start", "rules", "files", "call", "large", "pool", "connect", "memory", "many", "peers")
+MODULES = ("start", "rules", "files", "call", "large", "pool", "death", "connect", "memory", "many", "peers")
 COUNTS = {
     "_ROUNDS": 1, "_WARM": 0, "_OPENS": 2, "_CONNECTS": 2, "_CALLS": 2,
     "_SLOW_CALLS": 1, "_RULES": 3, "_MANY": 3, "_FEW": 2,
