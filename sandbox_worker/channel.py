@@ -29,17 +29,18 @@ class Channel:
 
     def receive(self, read: Callable[[int, int], bytes] = posix.read) -> Any:
         """The next message, or None when the host is gone."""
-        body = self._reader.next() if self._reader.pending else None
+        reader = self._reader
+        body = reader.next() if reader.buffered else None
         while body is None:
-            data = read(CALLS, max(_CHUNK, min(self._reader.missing, _PIECE)))
+            data = read(CALLS, max(_CHUNK, min(reader.missing, _PIECE)) if reader.buffered else _CHUNK)
             if not data:
                 return None
-            body = self._reader.feed(data)
+            body = reader.feed(data)
         return wire.decode(body, trusted=True)
 
     def poll(self) -> Any:
         """The next message if there is one, None if there is none yet. Ends the process when the host is gone."""
-        body = self._reader.next() if self._reader.pending else None
+        body = self._reader.next() if self._reader.buffered else None
         if body is None:
             posix.set_blocking(CALLS, False)
             try:

@@ -201,37 +201,40 @@ def _header(body: bytes, at: int) -> tuple[int, int]:
 
 
 class FrameReader:
-    """Cuts a byte stream into frame bodies; `limit` is the longest body in bytes, checked as soon as it is claimed."""
+    """Cuts a byte stream into frame bodies; `limit` is the longest body in bytes, checked as soon as it is claimed.
 
-    __slots__ = ("_buffer", "limit")
+    `buffered` is what came behind the last whole frame, for its readers to ask whether there is any.
+    """
+
+    __slots__ = ("buffered", "limit")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._buffer = bytearray()
+        self.buffered = bytearray()
 
     def feed(self, data: bytes) -> bytes | None:
         """Add what was read; the next body once it is whole. Raises WireError for a length beyond the limit."""
-        if not self._buffer and len(data) >= HEADER:
+        if not self.buffered and len(data) >= HEADER:
             length = int.from_bytes(data[:HEADER], "big")
             if length == len(data) - HEADER and length <= self.limit:
                 return data[HEADER:]
-        self._buffer += data
+        self.buffered += data
         return self.next()
 
     def next(self) -> bytes | None:
         """The next body that is already whole, if any."""
         length = self._length()
-        if length is None or len(self._buffer) < HEADER + length:
+        if length is None or len(self.buffered) < HEADER + length:
             return None
-        with memoryview(self._buffer) as whole:
+        with memoryview(self.buffered) as whole:
             body = bytes(whole[HEADER : HEADER + length])  # a slice of the bytearray would be one more copy
-        del self._buffer[: HEADER + length]
+        del self.buffered[: HEADER + length]
         return body
 
     def _length(self) -> int | None:
-        if len(self._buffer) < HEADER:
+        if len(self.buffered) < HEADER:
             return None
-        length = int.from_bytes(self._buffer[:HEADER], "big")
+        length = int.from_bytes(self.buffered[:HEADER], "big")
         if length > self.limit:
             raise WireError(f"a frame of {length} bytes where at most {self.limit} may come")
         return length
@@ -239,9 +242,4 @@ class FrameReader:
     @property
     def missing(self) -> int:
         """How many bytes of the frame that has begun are still to come; 0 where that is not known."""
-        return max(0, HEADER + (self._length() or 0) - len(self._buffer)) if self._buffer else 0
-
-    @property
-    def pending(self) -> int:
-        """How many bytes came behind the last whole frame."""
-        return len(self._buffer)
+        return max(0, HEADER + (self._length() or 0) - len(self.buffered)) if self.buffered else 0

@@ -84,7 +84,7 @@ class Reading(RuleBasedStateMachine):
         assert found == expected
         if found is not None:
             self.taken += 4 + len(found)
-        assert self.reader.pending == len(self.sent) - self.taken
+        assert len(self.reader.buffered) == len(self.sent) - self.taken
 
     def expected(self) -> object:
         """What a reading of all that was sent gives next: a body, None for not yet, "end" for a length too great."""

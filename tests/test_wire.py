@@ -301,7 +301,7 @@ def test_any_chunking_gives_the_same_frames_as_one_feed(bodies: list[bytes], cut
 def test_bytes_behind_a_frame_are_pending() -> None:
     reader = wire.FrameReader(100)
     assert reader.feed(b"\0\0\0\1x" + b"\0\0") == b"x"
-    assert reader.pending == 2
+    assert reader.buffered == b"\0\0"
 
 
 def test_what_is_missing_of_a_frame_is_known_once_its_length_is() -> None:

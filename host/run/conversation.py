@@ -79,12 +79,13 @@ class Conversation:
 
     def receive(self) -> bytes:
         """The next frame's body. Raises EOFError, OSError; WireError for a length beyond the limit."""
-        body = self._reader.next() if self._reader.pending else None
+        reader = self._reader
+        body = reader.next() if reader.buffered else None
         while body is None:
-            data = os.read(self._replies, self._chunk())
+            data = os.read(self._replies, self._chunk() if reader.buffered else _CHUNK)
             if not data:
                 raise EOFError
-            body = self._reader.feed(data)
+            body = reader.feed(data)
         return body
 
     def _chunk(self) -> int:
@@ -100,13 +101,13 @@ class Conversation:
     def receive_last(self) -> bytes:
         """The next frame's body, and not a byte behind it: a worker has nothing to say unasked. Raises as `receive`."""
         body = self.receive()
-        if self._reader.pending:
+        if self._reader.buffered:
             raise WireError("bytes behind the reply")
         return body
 
     def expect_nothing(self) -> None:
         """Raise WireError if anything came behind the last frame."""
-        if self._reader.pending:
+        if self._reader.buffered:
             raise WireError("bytes behind the reply")
 
     def unread_since(self, sent: int) -> bool:

@@ -54,7 +54,7 @@ def read_stream(data: bytes, tally: Tally, cut: int = 0) -> None:
         body = reader.feed(data[cut:]) if body is None else body
         while body is not None:
             read_frame(body, tally)
-            body = reader.next() if reader.pending else None
+            body = reader.next() if reader.buffered else None
     except WireError:
         tally.refused_streams += 1
     except Finding:
