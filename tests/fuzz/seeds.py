@@ -21,6 +21,9 @@ MESSAGES: Final[tuple[list[object], ...]] = (
     [messages.ERROR, 1, "builtins.ValueError", ["no", 1], "no", "Traceback", None, 2],
     [messages.ERROR, 1, "PermissionError", [13], "denied", "", ["denied", "fs.read", "/etc/passwd", "landlock"], 1],
     [messages.ERROR, 1, "MemoryError", [], "", "", ["limit", "memory"], 0],
+    [messages.ASK, 1, 1, "storage.get", {"key": "x", "deep": [1, {"a": None}]}],
+    [messages.ITEM, 1, {"row": [1, 2]}, 1],
+    [messages.PONG, 7],
 )
 
 

@@ -22,6 +22,7 @@ PARSERS: Final[tuple[Callable[[Any], object], ...]] = (
     messages.Ready,
     messages.hooks_of,
     messages.failure_of,
+    messages.pong_of,
     lambda message: messages.reply_to(1, message),
 )
 _PLAIN: Final = frozenset((type(None), bool, int, float, str, bytes))
@@ -106,5 +107,5 @@ def read_events(data: bytes) -> None:
     found, rest = messages.events_of(data)
     if len(found) > messages.EVENTS_LIMIT or len(rest) > len(data):
         raise Finding(f"events beyond their bounds: {data!r}")
-    if any(len(target) > 4 * messages.TARGET_LIMIT for _, target, _ in found):
+    if any(len(target) > 4 * messages.LOG_LIMIT for _, target, _ in found):
         raise Finding(f"a target beyond its bounds: {data!r}")
