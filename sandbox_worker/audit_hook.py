@@ -33,18 +33,18 @@ else:
 
 HARMLESS: Final = frozenset(
     """
-    compile exec code.__new__ builtins.id builtins.input builtins.input/result marshal.dumps marshal.loads
-    array.__new__ time.sleep function.__new__ pickle.find_class object.__delattr__ sys.excepthook sys.unraisablehook
-    sys._getframe sys._getframemodulename sys.set_asyncgen_hook_firstiter sys.set_asyncgen_hook_finalizer
-    asyncio.stalled _thread.start_new_thread _thread.start_joinable_thread cpython.PyInterpreterState_Clear
-    cpython._PySys_ClearAuditHooks os.walk os.fwalk os.putenv os.unsetenv os._clearenv os.lockf glob.glob glob.glob/2
-    pathlib.Path.glob pathlib.Path.rglob pathlib.Path.walk shutil.copyfile shutil.copymode shutil.copystat
-    shutil.copytree shutil.rmtree shutil.move shutil.make_archive shutil.unpack_archive shutil.chown tempfile.mkstemp
-    tempfile.mkdtemp urllib.Request http.client.connect http.client.send ftplib.connect ftplib.sendcmd imaplib.open
-    imaplib.send poplib.connect poplib.putline smtplib.connect smtplib.send nntplib.connect nntplib.putline
-    telnetlib.Telnet.open telnetlib.Telnet.write socket.gethostname socket.getservbyname socket.getservbyport
-    fcntl.fcntl fcntl.ioctl fcntl.flock fcntl.lockf mmap.__new__ sqlite3.connect/handle syslog.closelog
-    syslog.setlogmask
+    compile exec code.__new__ object.__getattr__ builtins.id builtins.input builtins.input/result marshal.dumps
+    marshal.loads array.__new__ time.sleep function.__new__ pickle.find_class object.__delattr__ sys.excepthook
+    sys.unraisablehook sys._getframe sys._getframemodulename sys.set_asyncgen_hook_firstiter
+    sys.set_asyncgen_hook_finalizer asyncio.stalled _thread.start_new_thread _thread.start_joinable_thread
+    cpython.PyInterpreterState_Clear cpython._PySys_ClearAuditHooks os.walk os.fwalk os.putenv os.unsetenv os._clearenv
+    os.lockf glob.glob glob.glob/2 pathlib.Path.glob pathlib.Path.rglob pathlib.Path.walk shutil.copyfile
+    shutil.copymode shutil.copystat shutil.copytree shutil.rmtree shutil.move shutil.make_archive shutil.unpack_archive
+    shutil.chown tempfile.mkstemp tempfile.mkdtemp urllib.Request http.client.connect http.client.send ftplib.connect
+    ftplib.sendcmd imaplib.open imaplib.send poplib.connect poplib.putline smtplib.connect smtplib.send nntplib.connect
+    nntplib.putline telnetlib.Telnet.open telnetlib.Telnet.write socket.gethostname socket.getservbyname
+    socket.getservbyport fcntl.fcntl fcntl.ioctl fcntl.flock fcntl.lockf mmap.__new__ sqlite3.connect/handle
+    syslog.closelog syslog.setlogmask
     """.split()
 )
 """Events that touch nothing outside the worker, or that only announce the primitive event that follows and is judged.
@@ -54,7 +54,7 @@ alone would only break `types.coroutine`, and asyncio with it. What such code re
 
 JUDGED: Final = frozenset(
     """
-    open import object.__getattr__ object.__setattr__ os.listdir os.scandir os.getxattr os.listxattr os.chdir os.remove
+    open import object.__setattr__ os.listdir os.scandir os.getxattr os.listxattr os.chdir os.remove
     os.rmdir os.mkdir os.chmod os.utime os.chown os.setxattr os.removexattr os.link os.rename os.symlink os.truncate
     sqlite3.connect socket.connect socket.sendto socket.sendmsg socket.bind socket.getaddrinfo socket.gethostbyname
     socket.gethostbyaddr socket.getnameinfo socket.__new__ os.system os.exec os.posix_spawn os.spawn os.startfile
@@ -234,9 +234,6 @@ def _hook(
         judge_open(args[0], args[1], args[2])
     elif event == "import":
         judge_import(args[0], args[1])
-    elif event == "object.__getattr__":
-        if args[1] in ("gi_frame", "cr_frame", "ag_frame"):
-            refuse(interpreter, event + " " + args[1], absent, interpreter_denied)
     elif event == "object.__setattr__":
         if args[1] in ("__code__", "__defaults__", "__kwdefaults__") and args[0] in own:
             refuse(interpreter, event + " " + args[1], absent, interpreter_denied)

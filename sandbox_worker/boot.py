@@ -11,7 +11,7 @@ import _thread
 import posix
 import sys
 
-from sandbox_worker import audit_hook, facts, importer, messages, serve, wire
+from sandbox_worker import _library, audit_hook, facts, importer, messages, serve, wire
 from sandbox_worker._loading import after_loading
 from sandbox_worker._msgpack import MODULES, KeptModules
 from sandbox_worker.channel import EVENTS, Channel
@@ -19,7 +19,6 @@ from sandbox_worker.errors import PermissionDenied
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any, Final, NoReturn
 
 EXIT_NO_SETTINGS: Final = 80
@@ -50,29 +49,19 @@ def main() -> NoReturn:
     )
     parked = _thread.allocate_lock()
     parked.acquire()
-    after_loading("threading", _know_main_thread(_thread.get_ident()))
     server = serve.Server(channel, settings)
     sys.modules["sandbox_worker"].server = server  # type: ignore[attr-defined]  # for plugin_api
-    _thread.start_new_thread(server.run, ())
+    _thread.start_new_thread(_run, (server, _thread.get_ident(), settings["read"]))
     _thread.stack_size(_MORE_THREADS_STACK)
     del channel, settings, server
     parked.acquire()  # for ever: the process ends by os._exit in the plugin's thread, or is killed
     posix._exit(serve.EXIT_BROKEN)
 
 
-def _know_main_thread(ident: int) -> Callable[[Any], None]:
-    """Before CPython 3.13 `threading` takes the thread that first imports it for the main one. A plugin's is not: who
-    asks whether it may handle signals, as event loops do, is told what the interpreter would tell it."""
-
-    def know(threading: Any) -> None:
-        main = threading.main_thread()
-        if main.ident != ident:
-            threading._active.pop(main.ident, None)
-            threading._active[ident] = main
-        main._ident, main._native_id = ident, posix.getpid()
-        threading.current_thread()._daemonic = False  # what it starts is no daemon either, as in a program of its own
-
-    return know
+def _run(server: serve.Server, main_thread: int, read: tuple[tuple[str, ...], ...]) -> None:
+    """The plugin's thread."""
+    _library.install(main_thread, read)
+    server.run()
 
 
 def _take_environment(variables: list[tuple[bytes, bytes]]) -> None:

@@ -329,7 +329,69 @@ def test_without_a_broker_nothing_is_reached(network: Network, peer: Peer) -> No
     os.close(refusals)
 
 
+@pytest.mark.parametrize("timeout", [None, 0])
+def test_a_second_connect_is_one_of_the_same_socket(network: Network, peer: Peer, timeout: int | None) -> None:
+    """gevent, eventlet and Twisted ask so whether a socket has connected."""
+    code = f"""
+import select
+made = socket.socket()
+made.settimeout({timeout})
+first = made.connect_ex(('127.0.0.1', {peer.port}))
+select.select([], [made], [])
+assert first in (0, errno.EINPROGRESS)
+second = made.connect_ex(('127.0.0.1', {peer.port}))
+assert second in (0, errno.EISCONN), second  # 0 tells once that it has connected
+select.select([made], [], [])
+say(made.recv(9).decode())
+"""
+    assert network.run(code, connect=(f"127.0.0.1:{peer.port}",)) == ("hello", [])
+    assert peer.met == 1
+
+
+def test_a_socket_whose_connection_failed_may_try_again(network: Network, peer: Peer) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+        code = f"""
+made = socket.socket()
+first = made.connect_ex(('127.0.0.1', {port}))
+second = made.connect_ex(('127.0.0.1', {peer.port}))
+say(errno.errorcode[first] + " " + str(second) + " " + made.recv(9).decode())
+"""
+        assert network.run(code, connect=("127.0.0.1",)) == ("ECONNREFUSED 0 hello", [])
+
+
+def test_a_bound_socket_that_connects_ends_with_the_workers_descriptor(network: Network, peer: Peer) -> None:
+    code = f"""
+made = socket.socket()
+made.bind(('127.0.0.1', 0))
+made.connect(('127.0.0.1', {peer.port}))
+bound = made.getsockname()
+made.shutdown(socket.SHUT_WR)
+assert made.recv(9) == b"hello" and made.recv(9) == b""
+made.close()
+again = socket.socket()
+again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+attempt(lambda: again.bind(bound))
+"""
+    assert network.run(code, connect=("127.0.0.1",), listen=("127.0.0.1",)) == ("ok", [])
+
+
 # --- listeners
+
+
+def test_listening_twice_is_listening(network: Network) -> None:
+    """asyncio does it with a socket that it is given."""
+    code = """
+made = socket.create_server(("127.0.0.1", 0))
+made.listen(7)
+other = connect(made.getsockname())
+met, _ = made.accept()
+met.sendall(b"x")
+say(other.recv(1).decode())
+"""
+    rules = {"connect": ("127.0.0.1",), "listen": ("127.0.0.1",)}
+    assert network.run(code, **rules) == ("x", [])
 
 
 def free_port() -> int:

@@ -40,6 +40,14 @@ def test_a_module_that_is_loaded_already_is_acted_on_at_once(name: str) -> None:
     assert seen == [module]
 
 
+def test_a_module_of_a_package_is_acted_on_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "json.tool", raising=False)
+    seen: list[str] = []
+    after_loading("json.tool", lambda module: seen.append(module.__name__))
+    importlib.import_module("json.tool")
+    assert seen == ["json.tool"]
+
+
 def test_a_module_that_is_not_there_is_not_found_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
     after_loading("no_such_module_anywhere", lambda module: pytest.fail("loaded"))

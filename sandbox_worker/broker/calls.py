@@ -124,6 +124,8 @@ class Calls:
             return lambda: self._connect_path(call, address.path)
         known = ["localhost"] if address.ip in _LOCALHOST else []
         self._require(rules.CONNECT, address, self._names.of(address.ip) + known)
+        if self._repeats(call, address.family):
+            return None
         taken = self._sockets.take(call, address.family)
         if fcntl.fcntl(taken, fcntl.F_GETFL) & os.O_NONBLOCK:
             self._settle(call, taken, taken.connect_ex(address.where))
@@ -144,8 +146,17 @@ class Calls:
 
     def _connect_path(self, call: Call, path: bytes) -> None:
         with paths.found(path, lambda real: self._require_path(rules.CONNECT, real)) as target:
+            if self._repeats(call, socket.AF_UNIX):
+                return
             taken = self._sockets.take(call, socket.AF_UNIX)
             self._settle(call, taken, self._connect_unix(call, taken, target))
+
+    def _repeats(self, call: Call, family: int) -> bool:
+        """Event loops ask a second time whether a socket has connected: it is the one that they have."""
+        error = self._sockets.connects(call, family) if isinstance(self._sockets, Replacements) else 0
+        if error:
+            self._way.answer(call, -error)
+        return bool(error)
 
     def _connect_unix(self, call: Call, taken: socket.socket, target: str) -> int:
         """A listener with a full queue holds up a socket that blocks: for as long as its worker waits."""
@@ -190,6 +201,9 @@ class Calls:
 
     def _listen(self, call: Call) -> Slow | None:
         """The bound address is judged once more: now it can't change, nor what of IPv4 an IPv6 socket takes."""
+        if isinstance(self._sockets, Replacements) and self._sockets.listens(call):
+            self._way.answer(call, 0)
+            return None
         taken = self._sockets.take(call)
         try:
             if taken.family == socket.AF_UNIX:

@@ -66,6 +66,9 @@ if TYPE_CHECKING:
 
 
 _KEPT_MAX: Final = 16
+_REMEMBERED_MAX: Final = 4096
+_CLOSED: Final = ("", "07")  # include/net/tcp_states.h; what has closed is in no table
+_OPENING: Final = ("02", "03")  # SYN_SENT, SYN_RECV
 _TCP: Final = (0, socket.IPPROTO_TCP)
 _INTERNET: Final = (socket.AF_INET, socket.AF_INET6)
 _FAMILIES: Final = (*_INTERNET, socket.AF_UNIX)
@@ -106,12 +109,15 @@ class Duplicates:
 
 
 class Replacements:
-    """Makes sockets in the worker's stead. Bound ones are kept until they listen: only by what they are, never by their
-    number in the worker, can it be told which one it means."""
+    """Makes sockets in the worker's stead. Bound ones are kept until they listen or connect: only by what they are,
+    never by their number in the worker, can it be told which one it means. Of the others the names are remembered, for
+    who says connect(2) or listen(2) twice means the socket that is there, and not a new one."""
 
     def __init__(self, way: Way) -> None:
         self._way = way
         self._kept: dict[str, socket.socket] = {}
+        self._listening: dict[str, None] = {}
+        self._connecting: dict[str, None] = {}
 
     def take(self, call: Call, family: int | None = None, *, binds: bool = False) -> socket.socket:
         """A socket of the broker's that it has put into the worker before, else a new one."""
@@ -133,11 +139,14 @@ class Replacements:
     def give_back(self, call: Call, taken: socket.socket, error: int) -> None:
         """Over the worker's descriptor, unless it failed or lies there already."""
         try:
-            name = f"socket:[{os.fstat(taken.fileno()).st_ino}]"
-            if error not in _STARTED or self._way.state(call)[0] == name:
+            if error not in _STARTED:
                 return
-            self._way.put(call, taken)
-            if error == 0 and not _connected(taken):
+            name = _name(taken)
+            if self._way.state(call)[0] != name:
+                self._way.put(call, taken)
+            if error == errno.EINPROGRESS or _connected(taken):
+                self._release(name, self._connecting)
+            elif name not in self._kept:
                 self._kept[name] = _duplicate(taken)
             while len(self._kept) > _KEPT_MAX:
                 self._kept.pop(next(iter(self._kept))).close()
@@ -145,10 +154,33 @@ class Replacements:
             taken.close()
 
     def forget(self, taken: socket.socket) -> None:
-        """It listens: nothing is left to decide about it, and only the worker's descriptors keep its port."""
-        kept = self._kept.pop(f"socket:[{os.fstat(taken.fileno()).st_ino}]", None)
+        """It listens: nothing is left to decide about it."""
+        self._release(_name(taken), self._listening)
+
+    def _release(self, name: str, remembered: dict[str, None]) -> None:
+        """From now on only the worker's descriptors keep it open."""
+        kept = self._kept.pop(name, None)
         if kept is not None:
             kept.close()
+        remembered[name] = None
+        while len(remembered) > _REMEMBERED_MAX:
+            remembered.pop(next(iter(remembered)))
+
+    def connects(self, call: Call, family: int) -> int:
+        """What connect(2) says of the socket that the call's first argument names where it connects already: EISCONN,
+        EALREADY; 0 where it does not, or no longer, and the call is to be made."""
+        name = self._way.state(call)[0]
+        if name not in self._connecting:
+            return 0
+        if family == socket.AF_UNIX:
+            return errno.EISCONN
+        state = _state(name.removeprefix("socket:[").removesuffix("]"))
+        return 0 if state in _CLOSED else errno.EALREADY if state in _OPENING else errno.EISCONN
+
+    def listens(self, call: Call) -> bool:
+        """Whether the socket that the call's first argument names listens already, so that nothing is left to do: who
+        says listen(2) twice, as asyncio does with a socket that it is given, wants another length of the queue."""
+        return self._way.state(call)[0] in self._listening
 
     def close(self) -> None:
         """Close what is kept."""
@@ -168,6 +200,21 @@ def _duplicate(taken: socket.socket) -> socket.socket:
     """Another descriptor of the same open file. `socket.dup` would give that file an idea of its own of blocking, which
     is the worker's to choose."""
     return socket.socket(taken.family, taken.type, taken.proto, fileno=os.dup(taken.fileno()))
+
+
+def _name(taken: socket.socket) -> str:
+    return f"socket:[{os.fstat(taken.fileno()).st_ino}]"
+
+
+def _state(inode: str) -> str:
+    """The state of the TCP socket with this inode, as proc_net_tcp has it; "" where there is none."""
+    for table in ("tcp", "tcp6"):
+        with open(f"/proc/self/net/{table}", encoding="ascii") as rows:
+            for row in rows:
+                columns = row.split()
+                if columns[9] == inode:
+                    return columns[3]
+    return ""
 
 
 def _connected(taken: socket.socket) -> bool:

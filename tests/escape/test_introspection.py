@@ -26,8 +26,6 @@ REFUSED: Final = {
     "tracing of threads": "import sys, threading; threading.settrace_all_threads(print); assert sys.gettrace()",
     "monitoring": "import sys; sys.monitoring.register_callback(0, 1, print)",
     "the debugger": "breakpoint()",
-    "frame of a generator": "(i for i in ()).gi_frame",
-    "frame of a coroutine": "async def f(): pass\nc = f()\ntry: c.cr_frame\nfinally: c.close()",
     "raising its own limits": "import resource as r; r.setrlimit(r.RLIMIT_NOFILE, (9, 9))",
     "a signal to a thread": "import signal, threading; signal.pthread_kill(threading.get_ident(), 9)",
     "a signal handler": "import signal; signal.signal(signal.SIGTERM, print)",
