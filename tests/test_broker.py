@@ -10,7 +10,7 @@ import threading
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
-from walls_driver import LIKE_DOCKER, Host, Worker, need, read_all
+from walls_driver import LIKE_DOCKER, PATIENCE, Host, Worker, need, read_all
 
 from host.errors import HostError
 from host.run import interpreter
@@ -361,20 +361,23 @@ say(errno.errorcode[first] + " " + str(second) + " " + made.recv(9).decode())
         assert network.run(code, connect=("127.0.0.1",)) == ("ECONNREFUSED 0 hello", [])
 
 
-def test_a_bound_socket_that_connects_ends_with_the_workers_descriptor(network: Network, peer: Peer) -> None:
-    code = f"""
+def test_a_bound_socket_that_connects_ends_with_the_workers_descriptor(network: Network) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        code = f"""
 made = socket.socket()
 made.bind(('127.0.0.1', 0))
-made.connect(('127.0.0.1', {peer.port}))
-bound = made.getsockname()
-made.shutdown(socket.SHUT_WR)
-assert made.recv(9) == b"hello" and made.recv(9) == b""
+made.connect({server.getsockname()})
 made.close()
-again = socket.socket()
-again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-attempt(lambda: again.bind(bound))
+say(os.read(3, 1))
 """
-    assert network.run(code, connect=("127.0.0.1",), listen=("127.0.0.1",)) == ("ok", [])
+        worker, refusals = network.start(code, connect=("127.0.0.1",), listen=("127.0.0.1",))
+        met, _ = server.accept()
+        with met:
+            met.settimeout(PATIENCE)
+            assert met.recv(1) == b""  # the worker still lives
+        os.write(worker.calls, b"x")
+        assert read_all(worker.replies) == b"b'x'"
+        os.close(refusals)
 
 
 # --- listeners
