@@ -1,4 +1,4 @@
-"""The symbolic links on the way to a path. Pure: the file system is asked through an argument."""
+"""The places and symbolic links on the way to a path. Pure: the file system is asked through an argument."""
 
 from __future__ import annotations
 
@@ -12,7 +12,16 @@ _MOST_LINKS: Final = 40
 
 
 def links_on(path: str, readlink: Callable[[str], str | None]) -> Iterator[tuple[str, str]]:
-    """Yield (link, target) in the order in which the kernel follows them to the absolute `path`.
+    """Yield (link, target) in the order in which the kernel follows them to the absolute `path`."""
+    for place, target in places_on(path, readlink):
+        if target is not None:
+            yield place, target
+
+
+def places_on(path: str, readlink: Callable[[str], str | None]) -> Iterator[tuple[str, str | None]]:
+    """Yield (place, target) for each name that the kernel looks up on the way to the absolute `path`.
+
+    The target is None where the place is no link.
 
     `readlink` gives where a path leads, None for no link. Walks as the kernel does: `done` is free of links, `rest` is
     what is left, next part last.
@@ -26,13 +35,13 @@ def links_on(path: str, readlink: Callable[[str], str | None]) -> Iterator[tuple
             done = done[: done.rfind("/")] if done else ""
             continue
         target = readlink(f"{done}/{part}")
+        yield f"{done}/{part}", target
         if target is None:
             done = f"{done}/{part}"
             continue
         followed += 1
         if followed > _MOST_LINKS:
             return
-        yield f"{done}/{part}", target
         rest.extend(target.split("/")[::-1])
         if target.startswith("/"):
             done = ""

@@ -32,7 +32,7 @@ NOT_OFFERED: Final = "not-offered"
 """The plugin may call functions of this name, and the application has none."""
 OF_COMMANDS: Final = {
     "arguments": "the manifest allows it with other arguments",
-    "name": "a command is called by the name that the manifest has for it",
+    "name": "a command is called by the name that the manifest has for it, or by a path to it",
     "writable": "the plugin may write to that file",
 }
 """Why a command that the manifest names is refused all the same (`walls.command_policy`), in words."""

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sandbox_worker.walls.programs import interpreter_of, look_up, place
+from sandbox_worker.walls import command_policy
+from sandbox_worker.walls.keeping import policy_of
+from sandbox_worker.walls.programs import interpreter_of, leads_through, look_up, place
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -79,6 +81,29 @@ def test_what_nobody_can_execute_is_an_error(tmp_path: Path, what: str) -> None:
         os.mkfifo(path)
     with pytest.raises(FileNotFoundError if what == "absent" else PermissionError):
         look_up(str(path))
+
+
+def test_who_may_write_on_the_way_to_a_path_chooses_where_it_leads(tmp_path: Path) -> None:
+    """Whether there is a link yet or not, and wherever it leads at present."""
+    open_to_all = tmp_path / "open"
+    (open_to_all / "folder").mkdir(parents=True)
+    (tmp_path / "file").symlink_to("open/none")
+    (tmp_path / "folder").symlink_to("open/folder")
+    (tmp_path / "back").symlink_to("open/../safe")
+    for name in ("open", "open/x", "file", "folder/x", "folder/../../safe", "open/../safe/x"):
+        assert leads_through(f"{tmp_path}/{name}", [str(open_to_all)]), name
+    for name in ("safe", "opened/x", "x"):
+        assert not leads_through(f"{tmp_path}/{name}", [str(open_to_all), str(tmp_path / "other") + "/"]), name
+    assert leads_through("/anything", ["/"])
+
+
+def test_a_rule_behind_what_the_worker_may_write_is_not_resolved(tmp_path: Path) -> None:
+    (tmp_path / "safe").mkdir()
+    (tmp_path / "link").symlink_to("safe")
+    rule, target = f"{tmp_path}/link/program", f"{tmp_path}/safe/program"
+    wanted = {"layers": [[[rule, None]]], "deny": []}
+    assert policy_of(wanted, []).judge(target, target, []) == command_policy.ALLOWED
+    assert policy_of(wanted, [str(tmp_path)]).judge(target, target, []) == command_policy.NO_RULE
 
 
 def test_a_place_is_the_folder_resolved_and_the_name_as_it_is(tmp_path: Path) -> None:

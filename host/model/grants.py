@@ -247,6 +247,8 @@ def _rule(
         has_path = prefix or (kind.startswith("fs.") and target != "*")
         if has_path and (resolved := resolve(path)) != path:
             rule = parse_rule(kind, prefix + resolved)
+        if kind == "run" and target != "*":
+            resolve(target)  # for PlantedLink alone: a program is known by the name that the rule has for it
     except RuleError as e:
         raise GrantError(f"{kind}: {e}") from e
     return rule

@@ -82,10 +82,9 @@ class Box:
         self.forks = forks
 
     def may_write(self, path: str) -> bool:
-        """Whether the worker may change what is at `path`, or the link that is: a grant of it would grant whatever it
-        puts there."""
-        writable = [root.rstrip("/") + "/" for root, access in self._rules if "w" in access]
-        return any(f"{where}/".startswith(root) for where in (path, os.path.realpath(path)) for root in writable)
+        """Whether the worker may change what `path` leads to, by the file or by any link or folder on the way: a grant
+        of it would grant whatever it puts there."""
+        return programs.leads_through(path, writable_of(self._rules))
 
     def start(self, path: str, request: Start, given: Sequence[int]) -> tuple[int, int]:
         """Fork a child that becomes the program at `path` with the descriptors `given`.
@@ -94,7 +93,7 @@ class Box:
         program is not there, or nobody may execute it.
         """
         program = programs.look_up(path)
-        if any(map(self.may_write, program.files)):  # a script's interpreter
+        if any(map(self.may_write, program.spelled)):  # a script's interpreter
             raise OSError(errno.EACCES, os.strerror(errno.EACCES), path)
         report, report_end = os.pipe2(os.O_CLOEXEC)
         ruleset = None
@@ -153,6 +152,11 @@ class Box:
             return landlock.make_ruleset(self._abi, self._base, self._own, landlock.Rules(opened, self._abi))
         finally:
             landlock.close_rules(opened)
+
+
+def writable_of(rules: Pairs) -> list[str]:
+    """The paths beneath which a worker with these rules may write."""
+    return [root for root, access in rules if "w" in access]
 
 
 def limits_of(wanted: Mapping[str, Any]) -> Limits:

@@ -140,6 +140,8 @@ class Keeper:
         if path is None:
             self._say("refused", verdict)
             return
+        if b"/" in request.argv[0]:  # a link on its way may have become another by the time that the program looks
+            request.argv[0] = os.fsencode(path)
         try:
             self._starting = self._box.start(path, request, given)
         except OSError as error:
@@ -155,7 +157,7 @@ class Keeper:
             spelled = place(os.path.join(request.folder, path))
             judged = self._policy.judge(spelled, os.path.realpath(spelled), arguments[1:])
             if judged == command_policy.ALLOWED:
-                if os.path.basename(arguments[0]) != os.path.basename(spelled):
+                if not _names(arguments[0], spelled, request.folder):
                     return "name", None  # by which a program of many names would be another one
                 if self._box.may_write(spelled):
                     return "writable", None
@@ -257,6 +259,13 @@ class Keeper:
         else:
             for pid in (*self._status, *([self._starting[0]] if self._starting else [])):
                 os.kill(pid, signal.SIGKILL)
+
+
+def _names(called: str, program: str, folder: str) -> bool:
+    """Whether argv[0] is the program's name, or a path to it: by another folder, programs find their parts there."""
+    if "/" in called:
+        return place(os.path.join(folder, called)) == program
+    return called == os.path.basename(program)
 
 
 def keep(keeper: Keeper) -> NoReturn:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 
 from . import landlock, linux, namespaces, view
-from .box import Box, limits_of
+from .box import Box, limits_of, writable_of
 from .command_policy import Policy
 from .keeper import Keeper, keep
 from .machine import CONFINED, WALLED, may_fork
-from .programs import place
+from .programs import leads_through, place
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def start(order: Order, machine: Machine, channel: socket.socket, worker: int) -
     """
     linux.prctl(_PR_SET_CHILD_SUBREAPER, 1)  # so that a keeper in a namespace of its own is a child of this process
     forks = may_fork(order.tier, machine.landlock_abi)
-    policy, limits = policy_of(order.wanted), limits_of(order.wanted)
+    policy, limits = policy_of(order.wanted, writable_of(order.rules)), limits_of(order.wanted)
     program = machine.command_filter_of(order.tier, forks=forks)
     pidfds = os.pidfd_open(worker), os.pidfd_open(os.getpid())
     spawner = os.getpid()
@@ -98,8 +98,12 @@ def start(order: Order, machine: Machine, channel: socket.socket, worker: int) -
             os.close(descriptor)
 
 
-def policy_of(wanted: dict[str, Any]) -> Policy:
-    """The policy of a frame: ``layers`` of [path, items or None], and ``deny``, paths."""
+def policy_of(wanted: dict[str, Any], writable: Sequence[str] = ()) -> Policy:
+    """The policy of a frame: ``layers`` of [path, items or None], and ``deny``, paths.
+
+    A rule that leads through what the worker may write, `writable`, stays as it is spelled: by a link there the plugin
+    would choose what it grants after the next start.
+    """
     layers = [
         tuple((str(path), None if items is None else tuple(map(str, items))) for path, items in layer)
         for layer in wanted["layers"]
@@ -108,7 +112,7 @@ def policy_of(wanted: dict[str, Any]) -> Policy:
     denied = {
         form for path in paths for form in (path, *((place(path), os.path.realpath(path)) if path != "*" else ()))
     }
-    return Policy(layers, denied, place)
+    return Policy(layers, denied, lambda path: path if leads_through(path, writable) else place(path))
 
 
 class _Parts:

@@ -6,12 +6,13 @@ import errno
 import os
 import stat
 
-from sandbox_worker._links import links_on
+from sandbox_worker._links import links_on, places_on
 
 from .elf import loader_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Final
 
 _START: Final = 65536  # more than a linker puts before the end of PT_INTERP
@@ -21,13 +22,17 @@ _MOST_SCRIPTS: Final = 4  # scripts that are the interpreters of scripts (fs/exe
 
 
 class Program:
-    """`path` is the program itself; `files` all that is opened, `links` (path, target) how they are spelled."""
+    """`path` is the program itself; `files` all that is opened, `spelled` by which paths, `links` (path, target) those
+    on their way."""
 
-    __slots__ = ("files", "links", "path")
+    __slots__ = ("files", "links", "path", "spelled")
 
-    def __init__(self, path: str, files: tuple[str, ...], links: tuple[tuple[str, str], ...]) -> None:
+    def __init__(
+        self, path: str, files: tuple[str, ...], spelled: tuple[str, ...], links: tuple[tuple[str, str], ...]
+    ) -> None:
         self.path = path
         self.files = files
+        self.spelled = spelled
         self.links = links
 
 
@@ -35,6 +40,13 @@ def place(path: str) -> str:
     """`path` with its folder resolved, and its last part as it is."""
     folder, name = os.path.split(os.path.normpath(path) if "/.." not in path else path)
     return os.path.join(os.path.realpath(folder), name)
+
+
+def leads_through(path: str, roots: Iterable[str]) -> bool:
+    """Whether anything on the way to `path`, or itself, lies in one of the folders `roots`: who may write there chooses
+    what `path` leads to, today or tomorrow."""
+    beneath = tuple(root.rstrip("/") + "/" for root in roots)
+    return any(f"{where}/".startswith(beneath) for where, _ in places_on(path, _readlink))
 
 
 def look_up(path: str) -> Program:
@@ -52,7 +64,7 @@ def look_up(path: str) -> Program:
         if not start.startswith(_SCRIPT):
             break
     links = {link: target for text in spelled for link, target in links_on(text, _readlink)}
-    return Program(real, tuple(dict.fromkeys(files)), tuple(links.items()))
+    return Program(real, tuple(dict.fromkeys(files)), tuple(spelled), tuple(links.items()))
 
 
 def interpreter_of(start: bytes) -> str | None:

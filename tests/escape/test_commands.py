@@ -195,6 +195,61 @@ def test_a_script_does_not_run_by_an_interpreter_that_the_plugin_can_write(worke
     assert worker(str(script)).reason(code, script=script, interpreter=interpreter)[::2] == ("PermissionError", 13)
 
 
+def test_a_link_on_the_way_that_the_plugin_can_write_does_not_run(worker: Any, places: Path) -> None:
+    """The link that is granted is out of the plugin's reach; the one that it leads to is not."""
+    granted, planted = places / "program", places / "granted" / "link"
+    granted.symlink_to(planted)
+    code = "import os, subprocess; os.symlink('/bin/echo', planted); subprocess.run([granted, 'escaped'])"
+    paths = {"granted": granted, "planted": planted}
+    assert worker(str(granted)).reason(code, **paths)[:2] == ("PermissionDenied", "run")
+
+
+def test_a_script_does_not_run_by_an_interpreter_behind_a_link_that_the_plugin_can_write(
+    worker: Any, places: Path
+) -> None:
+    script, interpreter, planted = places / "script", places / "interpreter", places / "granted" / "link"
+    script.write_text(f"#!{interpreter}\n")
+    script.chmod(0o755)
+    interpreter.symlink_to(planted)
+    code = "import os, subprocess; os.symlink('/bin/cat', planted); subprocess.run([script])"
+    assert worker(str(script)).reason(code, script=script, planted=planted)[::2] == ("PermissionError", 13)
+
+
+def test_a_rule_through_a_link_that_the_plugin_can_write_does_not_start(worker: Any, places: Path) -> None:
+    (places / "granted" / "link").symlink_to("/bin")
+    (places / "folder").symlink_to(places / "granted" / "link")
+    with pytest.raises(host.PluginStartError, match="leads through the symbolic link"):
+        worker(str(places / "folder" / "echo")).run("result = 1")
+
+
+def test_a_folder_that_the_plugin_replaces_grants_nothing_after_a_restart(worker: Any, places: Path) -> None:
+    (places / "granted" / "bin").mkdir()
+    program = places / "granted" / "bin" / "echo"
+    attack = worker(str(program))
+    attack.run("import os; os.rmdir(folder); os.symlink('/usr/bin', folder)", folder=program.parent)
+    with pytest.raises(host.PluginStartError, match="leads through the symbolic link"):
+        attack.plugin.restart()
+
+
+@pytest.mark.parametrize("called", ["/granted/bin/python", "./python", "../python", "granted/python"])
+def test_a_command_is_not_called_by_another_folder(worker: Any, places: Path, called: str) -> None:
+    """Programs look for their parts beside argv[0]: Python for its library."""
+    called = called.replace("/granted", str(places / "granted")).replace("python", os.path.basename(PYTHON))
+    code = "import subprocess; subprocess.run([called, '-c', ''], executable=program, cwd=folder)"
+    found = worker().reason(code, called=called, program=PYTHON, folder=places / "granted")
+    assert found[:2] == ("PermissionDenied", "run")
+
+
+def test_a_path_to_the_program_arrives_as_the_one_that_was_judged(worker: Any, places: Path) -> None:
+    (places / "granted" / "link").symlink_to("/bin")
+    code = """
+        import subprocess
+        result = subprocess.run([path, "-c", "echo $0"], executable="/bin/sh", capture_output=True).stdout
+    """
+    found = worker().run(code, path=places / "granted" / "link" / "sh")
+    assert found == os.fsencode(os.path.join(os.path.realpath("/bin"), "sh")) + b"\n"
+
+
 # --- files, network, other processes
 
 
