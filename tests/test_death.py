@@ -143,7 +143,7 @@ def test_both_pipes_full_end_with_the_calls_time(plugin_from: Any) -> None:
     path = plugin_from.folder / "data" / plugin.name / "go"
     plugin.call("later", path=str(path))
     path.touch()
-    until(lambda: waiting_in(plugin._worker._wire._replies) >= 1 << 16)
+    until(lambda: waiting_in(plugin._worker._wire.replies) >= 1 << 16)
     stop(plugin.pid)
     with pytest.raises(host.PluginTimeout):
         plugin.call("size", data=b"x" * 5_000_000)

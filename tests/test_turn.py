@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
@@ -12,8 +11,7 @@ from hypothesis import strategies as st
 from until import PATIENCE, until
 
 import host
-from host.service import turn
-from host.service.turn import Turns
+from host.service.turn import Task, Turns
 
 
 class Place:
@@ -127,50 +125,61 @@ def test_what_runs_before_the_end_may_fail_and_the_place_is_free_all_the_same() 
             turns.end(place)
 
 
-def test_an_interrupted_waiter_passes_on_what_it_was_rung_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It was taken off the list and its bell rung, and then it was interrupted: the next one hears of the place."""
+def test_an_interrupted_waiter_passes_on_what_it_was_rung_for() -> None:
+    """It was taken off the list and rung for, and then it was interrupted: the next one hears of the place."""
     place = Place()
     turns = turns_at(place)
     held = turns.begin()
+    rung: list[int] = []
+    waiter = turns.waiter(None, lambda: rung.append(1))
+    assert turns.take_or_queue(Task(), waiter) is None
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(turns.begin)
+        until(lambda: len(turns._waiting) == 2)
+        turns.end(held)
+        assert (rung, len(turns._waiting)) == ([1], 1)
+        turns.leave(waiter)
+        assert other.result(PATIENCE) is place
 
-    class Interrupted(turn._Waiter):
-        __slots__ = ()
 
-        def __init__(self, wanted: object) -> None:
-            super().__init__(wanted)
-            self.bell = _Bell()
-
-    class _Bell:
-        def acquire(self, timeout: float) -> bool:
-            until(lambda: not held_in_list())
-            raise KeyboardInterrupt
-
-        def release(self) -> None:
-            pass
-
-    def held_in_list() -> list[Any]:
-        return [waiter for waiter in turns._waiting if isinstance(waiter, Interrupted)]
-
-    monkeypatch.setattr(turn, "_Waiter", Interrupted)
-    errors: list[BaseException] = []
-
-    def interrupted() -> None:
-        try:
-            turns.begin()
-        except KeyboardInterrupt as e:
-            errors.append(e)
-
-    thread = threading.Thread(target=interrupted)
-    thread.start()
-    until(lambda: len(turns._waiting) == 1)
-    monkeypatch.undo()
+def test_a_loop_that_stands_still_keeps_no_thread_waiting() -> None:
+    """A task is rung for, and its loop may be held up by a call that waits for this very place."""
+    place = Place()
+    turns = turns_at(place)
+    held = turns.begin()
+    assert turns.take_or_queue(Task(), turns.waiter(None, lambda: None, home="a loop")) is None
     with ThreadPoolExecutor(1) as pool:
         other = pool.submit(turns.begin)
         until(lambda: len(turns._waiting) == 2)
         turns.end(held)
         assert other.result(PATIENCE) is place
-    thread.join()
-    assert len(errors) == 1
+
+
+def test_who_was_rung_for_in_vain_keeps_its_place_in_the_queue() -> None:
+    place = Place()
+    turns = turns_at(place)
+    rung: list[str] = []
+    first, second = (turns.waiter(None, lambda name=name: rung.append(name)) for name in ("first", "second"))  # type: ignore[misc]
+    held = turns.begin()
+    for waiter in (first, second):
+        assert turns.take_or_queue(Task(), waiter) is None
+    turns.end(held)
+    held = turns.begin()
+    assert turns.take_or_queue(Task(), first) is None
+    turns.end(held)
+    assert rung == ["first", "first"]
+
+
+def test_a_thread_waits_for_no_task_of_its_own() -> None:
+    turns = turns_at(Place())
+    owner = Task()
+    place = turns.take(owner)
+    assert place is not None
+    assert turns.mine
+    with pytest.raises(host.HostError, match="in the middle of a call"):
+        turns.begin()
+    turns.end(place, owner)
+    assert not turns.mine
 
 
 def test_in_a_forked_child_all_places_are_free() -> None:

@@ -12,7 +12,7 @@ import click
 from host.cli.command import command
 from host.cli.report import Report
 from host.cli.shown import shown
-from host.service.plugin_host import data_home
+from host.service.options import data_home
 from host.store.quarantine import Quarantines, file_name
 
 if TYPE_CHECKING:

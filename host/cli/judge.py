@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from host.model.manifest import expand
 from host.model.plan import NET_KINDS
 from host.run import interpreter as interpreters
-from host.service.plugin_host import data_home
+from host.service.options import data_home
 from sandbox_worker.permissions import ENFORCED_KINDS, UNIX, Rule, decide, hint, parse_rule
 
 if TYPE_CHECKING:

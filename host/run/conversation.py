@@ -27,11 +27,13 @@ _MOMENT: Final = 0.005
 class Conversation:
     """One connection; for one thread at a time, but for `note`. `sent` counts the bytes that went down so far."""
 
-    __slots__ = ("_calls", "_reader", "_replies", "_wide_down", "_wide_up", "_writing", "encode", "sent")
+    __slots__ = ("_calls", "_reader", "_wide_down", "_wide_up", "_writing", "at_once", "encode", "replies", "sent")
 
     def __init__(self, calls: int, replies: int) -> None:
         self._calls = calls
-        self._replies = replies
+        self.replies = replies
+        self.at_once: Final = fcntl.fcntl(calls, fcntl.F_GETPIPE_SZ) // 2
+        """Bytes that never wait where little else was sent; a user with many pipes has small ones (pipe(7))."""
         self._reader = wire.FrameReader(wire.CONTROL_LIMIT)
         self.sent = 0
         self._wide_down = self._wide_up = False
@@ -79,14 +81,18 @@ class Conversation:
 
     def receive(self) -> bytes:
         """The next frame's body. Raises EOFError, OSError; WireError for a length beyond the limit."""
-        reader = self._reader
-        body = reader.next() if reader.buffered else None
+        body = self._reader.next() if self._reader.buffered else None
         while body is None:
-            data = os.read(self._replies, self._chunk() if reader.buffered else _CHUNK)
-            if not data:
-                raise EOFError
-            body = reader.feed(data)
+            body = self.read()
         return body
+
+    def read(self) -> bytes | None:
+        """`receive` by exactly one read, behind the last whole frame; None when more of it is to come."""
+        reader = self._reader
+        data = os.read(self.replies, self._chunk() if reader.buffered else _CHUNK)
+        if not data:
+            raise EOFError
+        return reader.feed(data)
 
     def _chunk(self) -> int:
         """Bytes to read at once: more, and through a wider pipe, once a long frame has begun."""
@@ -95,7 +101,7 @@ class Conversation:
             return _CHUNK
         if not self._wide_up:
             self._wide_up = True
-            widen(self._replies)
+            widen(self.replies)
         return min(missing, _PIECE)
 
     def receive_last(self) -> bytes:
@@ -128,8 +134,8 @@ class Conversation:
 
     def abandon(self) -> None:
         """Close both ends."""
-        ends = {self._calls, self._replies} - {-1}
-        self._calls = self._replies = -1
+        ends = {self._calls, self.replies} - {-1}
+        self._calls = self.replies = -1
         for descriptor in ends:
             with contextlib.suppress(OSError):
                 os.close(descriptor)

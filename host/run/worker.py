@@ -7,6 +7,7 @@ deadline of a call is kept by the watcher, which kills: the read then sees the p
 from __future__ import annotations
 
 import contextlib
+import functools
 import signal
 import time
 from typing import TYPE_CHECKING, Any, Final
@@ -21,12 +22,15 @@ from host.errors import (
 )
 from host.model.sanitise import visible
 from host.run.process import BREACH, CANCELLED, CLOSED, TIMEOUT, UNCOVERED, WorkerProcess
+from host.run.steps import run
 from sandbox_worker import messages, wire
 from sandbox_worker.errors import WireError
 from sandbox_worker.walls.steps import step_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
+
+    from host.run.steps import Steps
 
 
 CREDIT: Final = 16
@@ -35,6 +39,7 @@ GRACE: Final = 0.25
 """Seconds that a call has to end by itself when it is asked to."""
 _CANCELLED_BY_US: Final = "sandbox_worker.errors.Cancelled"
 _CPU_SIGNAL: Final = signal.SIGXCPU
+_BOUNDED: Final = (messages.Result, messages.Item)
 _UNCOVERED_TEXT: Final = "was ended, for a path that it is denied was replaced from outside; the next call starts anew"
 
 
@@ -126,19 +131,35 @@ class Worker(WorkerProcess):
         In such an answer it may be called again. Raises Undelivered, WorkerError or one of its subclasses; Unsendable
         before all.
         """
+        return run(self.steps(hook, arguments, answer))
+
+    def steps(
+        self, hook: str, arguments: dict[str, Any], answer: Callable[[messages.Ask], list[object]]
+    ) -> Steps[messages.Result | messages.Error]:
+        """`call`, step by step."""
         call_id, outer, sent = self._calls + 1, self._open, self._wire.sent
         frame = self._wire.encode([messages.CALL, call_id, hook, arguments])
         self._begin(call_id, hook)
         try:
-            self._wire.send(frame)
+            if len(frame) <= self._wire.at_once:
+                self._wire.send(frame)
+            else:
+                yield functools.partial(self._wire.send, frame)
             while True:
-                reply = self._next(call_id, self._wire.receive_last(), answer)
+                yield self._wire.replies
+                body = self._wire.read()
+                if body is None:
+                    continue
+                self._wire.expect_nothing()
+                reply = self._reply(call_id, body)
+                if isinstance(reply, messages.Ask):
+                    yield from self._answered(reply, answer)
+                    continue
                 if isinstance(reply, messages.Item):
                     raise WireError("an item where no stream is open")
-                if reply is not None:
-                    return reply if self.stop is None else self._in_time(reply)
+                return reply if self.stop is None else self._in_time(reply)
         except (HostError, WireError, OSError, EOFError) as e:
-            raise self._failed(e, sent) from None
+            raise (yield functools.partial(self._failed, e, sent)) from None
         except BaseException:  # KeyboardInterrupt: the reply can't be told from the next one's any more
             self.kill(CLOSED)
             raise
@@ -228,12 +249,16 @@ class Worker(WorkerProcess):
         self, call_id: int, body: bytes, answer: Callable[[messages.Ask], list[object]]
     ) -> messages.Result | messages.Error | messages.Item | None:
         """What one frame says for an open call, None when it was an ask, which is answered then."""
+        reply = self._reply(call_id, body)
+        if not isinstance(reply, messages.Ask):
+            return reply
+        self._wire.expect_nothing()
+        run(self._answered(reply, answer))
+        return None
+
+    def _reply(self, call_id: int, body: bytes) -> messages.Result | messages.Error | messages.Item | messages.Ask:
         reply = messages.reply_to(call_id, wire.decode(body))
-        if isinstance(reply, messages.Ask):
-            self._wire.expect_nothing()
-            self._answer(reply, answer)
-            return None
-        if type(reply) is not messages.Error and len(body) > self.limits.result_size + wire.ENVELOPE:
+        if type(reply) in _BOUNDED and len(body) > self.limits.result_size + wire.ENVELOPE:
             raise WireError("a result longer than result_size")
         return reply
 
@@ -246,17 +271,20 @@ class Worker(WorkerProcess):
                 raise HostError("was asked to stop, and did")
         return reply
 
-    def _answer(self, ask: messages.Ask, answer: Callable[[messages.Ask], list[object]]) -> None:
+    def _answered(self, ask: messages.Ask, answer: Callable[[messages.Ask], list[object]]) -> Steps[None]:
         """Answer one ask; meanwhile the clock of the call stands still."""
         if ask.id != self._asks + 1:
             raise WireError("an ask out of turn")
         self._asks = ask.id
         begun, deadline = time.monotonic(), self.deadline
         self.deadline = None
-        frame = self._wire.encode(answer(ask))
+        frame = self._wire.encode((yield functools.partial(answer, ask)))
         if deadline is not None:
             self._run_until(deadline + time.monotonic() - begun)
-        self._wire.send(frame)
+        if len(frame) <= self._wire.at_once:
+            self._wire.send(frame)
+        else:
+            yield functools.partial(self._wire.send, frame)
 
     @property
     def next_call(self) -> int:

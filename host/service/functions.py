@@ -46,6 +46,10 @@ LOOP: Final[contextvars.ContextVar[asyncio.AbstractEventLoop | None]] = contextv
     "plughold_loop", default=None
 )
 """The loop that waits in `acall` for this call: async functions run on it."""
+OUTSIDE: Final[contextvars.ContextVar[Callable[[Awaitable[Any], float], Any] | None]] = contextvars.ContextVar(
+    "plughold_outside", default=None
+)
+"""Runs them, within so many seconds, where that loop is not asyncio's."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -156,6 +160,10 @@ class Asked(Generic[_P]):
         """The result of what an async function returned: on the loop of `acall`, else on one of its own."""
         import asyncio
         import concurrent.futures
+
+        outside = OUTSIDE.get()
+        if outside is not None:
+            return outside(value, seconds)
 
         async def bounded() -> Any:
             async with asyncio.timeout(seconds):

@@ -13,6 +13,7 @@ from host.model.plan import FILE_KINDS, NET_KINDS, begins_later, broker_policy
 from host.model.sanitise import visible
 from host.model.supervision import Change, Life, State
 from host.run.process import CLOSED, TIMEOUT, UNCOVERED
+from host.run.steps import run
 from host.run.worker import Undelivered, Worker
 from host.service.denials import ALLOWED, advice, reason_for
 from host.service.remote_errors import add_hint, may_come_of, rebuild
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
     from host.model.grants import Effective
+    from host.run.steps import Steps
     from host.service.functions import Asked
     from host.service.plugin import SandboxedPlugin
     from host.service.ticket import Ticket
@@ -76,12 +78,11 @@ class Lane:
 
     def live(self) -> Worker:
         """The worker to use; a dead one is replaced. Raises PluginQuarantined, and what a start raises."""
-        plugin, worker = self._plugin, self.worker
-        plugin._check_open()
-        if worker is not None:
-            if worker.usable and worker.connected and not (self.outdated or plugin._settled):
-                return worker
-            self._bury(worker)
+        plugin, ready = self._plugin, self._ready()
+        if ready is not None:
+            return ready
+        if self.worker is not None:
+            self._bury(self.worker)
         plugin._supervisor.check(self.life)
         if self._vacant:
             self._vacant = False
@@ -96,6 +97,14 @@ class Lane:
             raise
         self.life.on(Change.STARTED)
         return self.worker
+
+    def _ready(self) -> Worker | None:
+        """Its worker, if that can be used as it is. Raises HostError (closed)."""
+        plugin, worker = self._plugin, self.worker
+        plugin._check_open()
+        if worker is None or not (worker.usable and worker.connected) or self.outdated or plugin._settled:
+            return None
+        return worker
 
     def _bury(self, worker: Worker) -> None:
         """Let go of a worker that ended while no call ran, or that is to be replaced."""
@@ -145,14 +154,21 @@ class Lane:
 
     def call(self, hook: str, arguments: dict[str, Any], ticket: Ticket | None = None) -> Any:
         """One call, in a living worker. Raises Undelivered where no worker read it, and all that a call raises."""
+        return run(self.steps(hook, arguments, ticket))
+
+    def steps(self, hook: str, arguments: dict[str, Any], ticket: Ticket | None) -> Steps[Any]:
+        """`call`, step by step."""
         try:
-            worker = self.live()
+            worker = self._ready() or (yield self.live)
         except HostError as e:
             e.hook = hook
             raise
         self.life.on(Change.CALL)
         try:
-            reply = self._deliver(worker, hook, arguments, ticket)
+            reply = yield from self._deliver(worker, hook, arguments, ticket)
+        except Exception as e:
+            yield functools.partial(self._ended, worker, e)
+            raise
         except BaseException as e:
             self._ended(worker, e)
             raise
@@ -204,16 +220,16 @@ class Lane:
         if worker is None or not worker.usable:
             raise HostError(f"the worker of plugin {name} ended meanwhile", plugin=name)
         try:
-            return self._outcome(worker, self._deliver(worker, hook, arguments, ticket), hook)
+            return self._outcome(worker, run(self._deliver(worker, hook, arguments, ticket)), hook)
         except Undelivered as e:
             raise e.crash from None
 
-    def _deliver(self, worker: Worker, hook: str, arguments: dict[str, Any], ticket: Ticket | None = None) -> Any:
+    def _deliver(self, worker: Worker, hook: str, arguments: dict[str, Any], ticket: Ticket | None) -> Steps[Any]:
         """Send the call and take the reply; errors are told as this plugin's."""
         if ticket is not None:
             ticket.begin(functools.partial(self.cancel, worker.next_call))
         try:
-            return worker.call(hook, arguments, self._answer)
+            return (yield from worker.steps(hook, arguments, self._answer))
         except Undelivered as e:
             self._told(worker, e, hook)
             raise

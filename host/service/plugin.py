@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextvars
-import functools
 import logging
+import sys
 import threading
 from typing import TYPE_CHECKING, Any, Final, final
 
@@ -15,11 +14,10 @@ from host.model.supervision import State, together
 from host.run.worker import Undelivered
 from host.service.denials import Denials
 from host.service.dropped import Dropped
-from host.service.functions import LOOP, Asked
+from host.service.functions import Asked
 from host.service.lane import LINES, Lane
 from host.service.proxy import BadHook, check, function
 from host.service.records import Records
-from host.service.ticket import Ticket
 from host.service.turn import Turns
 from sandbox_worker import wire
 from sandbox_worker.errors import Unsendable
@@ -33,6 +31,7 @@ if TYPE_CHECKING:
     from host.run.worker import Worker
     from host.service.plugin_host import PluginHost
     from host.service.supervisor import Supervisor
+    from host.service.ticket import Ticket
     from sandbox_worker.messages import Hook
 
 _log: Final = logging.getLogger("host")
@@ -162,6 +161,11 @@ class SandboxedPlugin:
         (PluginQuarantined: it failed too often and is not started any more), HostError (closed, or called again from
         inside a call).
         """
+        asyncio = sys.modules.get("asyncio")
+        if asyncio is not None and asyncio._get_running_loop() is not None:
+            from host.service.aio import warn_of_blocking
+
+            warn_of_blocking(self.__name__, hook)
         self._check_arguments(hook, arguments)
         return self._call(hook, arguments, None)
 
@@ -199,24 +203,15 @@ class SandboxedPlugin:
             self._turns.end(lane)
 
     async def acall(self, hook: str, /, **arguments: Any) -> Any:
-        """`call` from a coroutine, on a thread of the loop's executor.
+        """`call` from a coroutine, on asyncio or trio; the loop goes on meanwhile.
 
         Cancelled before its turn came, the call is not made. Cancelled while it runs, the plugin is asked to stop, as
         by `cancel`, and the coroutine ends with the call, at the latest when the worker was ended for it.
         """
-        import asyncio
+        from host.service.aio import call
 
         self._check_arguments(hook, arguments)
-        loop, context, ticket = asyncio.get_running_loop(), contextvars.copy_context(), Ticket()
-        context.run(LOOP.set, loop)
-        made = loop.run_in_executor(None, context.run, functools.partial(self._call, hook, arguments, ticket))
-        try:
-            return await asyncio.shield(made)
-        except asyncio.CancelledError:
-            made.add_done_callback(lambda made: made.cancelled() or made.exception())  # nobody will ask for it
-            if ticket.cancel():
-                await asyncio.wait((made,))
-            raise
+        return await call(self, hook, arguments)
 
     def cancel(self) -> None:
         """Ask the calls that run to stop; from any thread. Their callers get a HostError.
@@ -280,13 +275,24 @@ class SandboxedPlugin:
         except (WorkerError, PermissionDenied) as e:
             if self._owner.on_failure == "raise":
                 raise
-            _log.warning("plugin %s, hook %s: %s", self.__name__, hook, visible(str(e)))
-            seq, ts = self._owner._stamp()
-            # The class alone: its text may quote arguments, which an audit log must never hold.
-            pid = WorkerPid(getattr(e, "pid", None) or self.pid or 0)
-            self._owner._tell(PluginFailed(seq, ts, self._identity, pid, hook, type(e).__name__))
-            self._owner._publish()
-            return None
+            self._skip(hook, e)
+
+    async def _from_ahook(self, hook: str, arguments: dict[str, Any]) -> Any:
+        try:
+            return await self.acall(hook, **arguments)
+        except (WorkerError, PermissionDenied) as e:
+            if self._owner.on_failure == "raise":
+                raise
+            self._skip(hook, e)
+
+    def _skip(self, hook: str, error: HostError) -> None:
+        """Say that a hook call goes on without this plugin."""
+        _log.warning("plugin %s, hook %s: %s", self.__name__, hook, visible(str(error)))
+        seq, ts = self._owner._stamp()
+        # The class alone: its text may quote arguments, which an audit log must never hold.
+        pid = WorkerPid(getattr(error, "pid", None) or self.pid or 0)
+        self._owner._tell(PluginFailed(seq, ts, self._identity, pid, hook, type(error).__name__))
+        self._owner._publish()
 
     # --- its workers' life
 
@@ -341,7 +347,7 @@ class SandboxedPlugin:
                 worker.kill("closed")
         self._turns.hurry()
         if self._turns.mine:
-            return  # from a signal handler, in the middle of a call: that call's turn cleans up as it ends
+            return  # from a signal handler, say, in the middle of a call: that call's turn cleans up as it ends
         for lane in self._lanes:
             self._turns.begin(lane)
             try:

@@ -12,7 +12,6 @@ import shlex
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar
 
@@ -23,17 +22,24 @@ from host.model.links import PlantedLink, resolver
 from host.model.manifest import Manifest, load_manifest
 from host.model.supervision import RestartPolicy
 from host.run import interpreter as interpreters
+from host.run.steps import in_thread
 from host.service.functions import TIMEOUT, Functions
+from host.service.options import check_types, data_home
 from host.service.plugin import SandboxedPlugin
 from host.service.supervisor import Supervisor, Surroundings
+from host.service.threads import Threads
+from host.service.ticket import Ticket
 from host.service.workers import Workers
 from host.store.audit_log import AuditLog, AuditLogBroken
 from host.store.quarantine import Quarantines
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Mapping
+
+    import pluggy
 
     from host.run.worker import Worker
+    from host.service.ahook import AsyncHooks
     from host.service.lane import Lane
 
 _F = TypeVar("_F", bound="Callable[..., Any]")
@@ -79,7 +85,7 @@ class PluginHost:
     ) -> None:
         if on_failure not in ("skip", "raise") or start not in ("exec", "fork"):
             raise ValueError('on_failure is "skip" or "raise", start is "exec" or "fork"')
-        _check_types(project_name, grants, ceiling, on_event)
+        check_types(project_name, grants, ceiling, on_event)
         self.project_name: Final = project_name
         self.on_failure: Final = on_failure
         self._grants = grants
@@ -88,6 +94,7 @@ class PluginHost:
         self._plugins: dict[str, SandboxedPlugin] = {}
         self._writable: set[str] = set()  # by any plugin so far: what one put there outlives it
         self._functions = Functions()
+        self._threads = Threads()
         self._lock = threading.Lock()
         self._sequence = itertools.count(1)
         self._owner = os.getpid()
@@ -143,7 +150,7 @@ class PluginHost:
 
         It is called with keyword arguments of plain data and returns plain data; in it the plugin that asked may be
         called again. What it raises arrives in the plugin as text of a builtin class. A plain one runs on the thread
-        of the plugin's caller; an async one on the loop of `acall`, or one of its own. `timeout`: seconds that one
+        of `call`, or one of the host's; an async one on the loop of `acall`, or one of its own. `timeout`: seconds one
         call of a plugin may spend waiting for functions; an async one is cancelled then, a plain one can't be: the
         plugin's next gets a TimeoutError.
 
@@ -151,6 +158,16 @@ class PluginHost:
         be called.
         """
         return self._functions.offer(name, timeout)
+
+    def ahook(self, manager: pluggy.PluginManager) -> AsyncHooks:
+        """The hooks of `manager` for coroutines: ``await plugins.ahook(pm).render(text="# hi")``.
+
+        Results are those of ``pm.hook``, and so is `on_failure`; plugins in workers that follow each other run at the
+        same time. HostError for a historic hook.
+        """
+        from host.service.ahook import AsyncHooks
+
+        return AsyncHooks(manager)
 
     def close(self) -> None:
         """End every worker, the watcher and the spawner. Idempotent; a call that runs is ended with its worker."""
@@ -169,6 +186,7 @@ class PluginHost:
             self._workers.close()
             if self._audit is not None:
                 self._audit.close()
+        self._threads.close()
         self._publish()
 
     def __enter__(self) -> Self:
@@ -181,7 +199,14 @@ class PluginHost:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self.close()
+        from host.service.aio import running
+
+        steps = in_thread(self.close)
+        threads = Threads()  # its own are about to end
+        try:
+            await running().drive(steps, Ticket(), threads).finish()
+        finally:
+            threads.close()
 
     def __iter__(self) -> Iterator[SandboxedPlugin]:
         return iter(list(self._plugins.values()))
@@ -337,6 +362,7 @@ class PluginHost:
         """In a forked child: this host is dead here, and nothing of the parent's is touched."""
         self._closed = True
         self._finishing = threading.RLock()
+        self._threads.forget()
         self._untold.clear()
         plugins = list(self._plugins.values())
         self._workers.abandon(worker for plugin in plugins for worker in plugin._workers())
@@ -344,21 +370,6 @@ class PluginHost:
             plugin._die()
         if self._audit is not None:
             self._audit.abandon()
-
-
-def _check_types(project_name: object, grants: object, ceiling: object, on_event: object) -> None:
-    """TypeError for what would be noticed late, or taken for more than was meant."""
-    if not isinstance(project_name, str) or not project_name:
-        raise TypeError("project_name is the name of a pluggy project")
-    if isinstance(grants, Mapping):
-        if not all(isinstance(name, str) and isinstance(grant, Grant) for name, grant in grants.items()):
-            raise TypeError("a mapping of grants gives a host.Grant by plugin name")
-    elif not isinstance(grants, str | os.PathLike | Grant):
-        raise TypeError('grants is "requested", a path, a host.Grant, or a mapping of plugin names to host.Grant')
-    if ceiling is not None and not isinstance(ceiling, Grant):
-        raise TypeError("ceiling is a host.Grant")
-    if on_event is not None and not callable(on_event):
-        raise TypeError("on_event is a callable")
 
 
 def _readlink(path: str) -> str | None:
@@ -384,15 +395,6 @@ def _at_exit() -> None:
 
 os.register_at_fork(after_in_child=_after_fork)
 atexit.register(_at_exit)
-
-
-def data_home() -> Path:
-    """Where the data of all projects lies unless a host is told otherwise, one folder for each.
-
-    It is in $XDG_DATA_HOME, or its default (XDG base directory specification: relative values are ignored).
-    """
-    given = os.environ.get("XDG_DATA_HOME", "")
-    return (Path(given) if os.path.isabs(given) else Path.home() / ".local" / "share") / "plughold"
 
 
 __all__ = ["PluginHost", "PluginName"]

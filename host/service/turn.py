@@ -1,15 +1,18 @@
 """Whose turn it is at a plugin's workers: one caller at a time for each, and nobody waits for himself.
 
-A function of the application that runs for a plugin may call that very plugin again: its worker waits, and serves. Such
-a caller is known by a context variable (PEP 567), so that it may also be a task or a thread that the function started
-with `asyncio.to_thread`. All that waits for a turn from inside a function waits no longer than `PATIENCE`: functions
-that wait for each other's plugins would do so for ever.
+A function of the application that runs for a plugin may call that very plugin again: its worker waits, and serves.
+Such a caller is known by a context variable (PEP 567), so that it may also be a task or a thread that the function
+started with `asyncio.to_thread`. Tasks of an event loop wait for their turns without holding up its thread. All that
+waits for a turn from inside a function waits no longer than `PATIENCE`: functions that wait for each other's plugins
+would do so for ever.
 """
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import contextvars
+import itertools
 import math
 import threading
 import time
@@ -48,15 +51,31 @@ class Service:
         self.place = place
 
 
-class _Waiter:
-    """One thread that waits for a place: any, or `wanted`."""
+class Task:
+    """Who has a turn without being a thread: a call of an event loop's, which runs in `thread` while `runs` says so."""
 
-    __slots__ = ("bell", "wanted")
+    __slots__ = ("runs", "thread")
 
-    def __init__(self, wanted: object) -> None:
+    def __init__(self, runs: Callable[[], bool] = lambda: True) -> None:
+        self.thread = threading.get_ident()
+        self.runs = runs
+
+
+class Waiter:
+    """Somebody who waits for a place: any, or `wanted`. `ring` wakes them, from any thread, and may do so in vain.
+
+    `home` is what has to run for them to wake: an event loop, or None for a thread that does nothing else.
+    """
+
+    __slots__ = ("give_up", "home", "look_again", "number", "ring", "wanted")
+
+    def __init__(self, wanted: object, give_up: float, ring: Callable[[], None], home: object = None) -> None:
         self.wanted = wanted
-        self.bell = threading.Lock()
-        self.bell.acquire()
+        self.give_up = give_up
+        self.ring = ring
+        self.home = home
+        self.look_again = math.inf
+        self.number = 0
 
 
 class Turns(Generic[_P]):
@@ -65,7 +84,9 @@ class Turns(Generic[_P]):
     Not a fair queue: who has ended a turn and begins the next need not let another thread go first.
     """
 
-    __slots__ = ("_after", "_before", "_free", "_lock", "_name", "_owners", "_places", "_services", "_waiting")
+    __slots__ = (
+        "_after", "_before", "_free", "_lock", "_name", "_numbers", "_owners", "_places", "_services", "_waiting",
+    )  # fmt: skip
 
     def __init__(
         self, name: str, places: Sequence[_P], before: Callable[[_P], None], after: Callable[[], None]
@@ -80,14 +101,22 @@ class Turns(Generic[_P]):
         """Nobody has a turn: in a forked child the threads that had one do not exist."""
         self._lock = threading.RLock()  # a signal handler may close the plugin in the middle of what it guards
         self._free = list(self._places)
-        self._owners: set[int] = set()
-        self._waiting: list[_Waiter] = []
+        self._owners: set[int | Task] = set()
+        self._waiting: list[Waiter] = []  # in the order in which they came
+        self._numbers = itertools.count(1)
         self._services: list[Service] = []
 
     @property
     def mine(self) -> bool:
-        """Whether who asks has a turn, or runs in a function of one: waiting for its end would be for ever."""
-        return threading.get_ident() in self._owners or self.nested
+        """Whether waiting for all turns to end would be for ever: who asks has one, or runs in a function of one, or a
+        task has one whose loop runs in this thread, or does not run.
+        """
+        me = threading.get_ident()
+        stuck = any(isinstance(owner, Task) and not owner.runs() for owner in list(self._owners))
+        return me in self._owners or self._of_a_task_here(me) or stuck or self.nested
+
+    def _of_a_task_here(self, thread: int) -> bool:
+        return any(isinstance(owner, Task) and owner.thread == thread for owner in list(self._owners))
 
     @property
     def nested(self) -> bool:
@@ -107,53 +136,89 @@ class Turns(Generic[_P]):
         """
         me = threading.get_ident()
         if me in self._owners or (self._services and self.nested):
-            text = f"plugin {self._name} is in the middle of a call, and it is this one that would have to end first"
-            raise HostError(text, plugin=self._name)
-        now = time.monotonic()
-        give_up = now + PATIENCE if _running.get() else math.inf
-        while True:
-            with self._lock:
-                place, seconds = self._best(wanted, now)
-                if place is not None and seconds <= 0:
-                    self._owners.add(me)  # first: between the two, `mine` must not say no
-                    self._free.remove(place)
-                    return place
-            if now >= give_up:
+            raise self._in_the_middle()
+        with self._lock:
+            place, seconds = self._best(wanted, time.monotonic())
+            if place is not None and seconds <= 0:
+                self._owners.add(me)  # first: between the two, `mine` must not say no
+                self._free.remove(place)
+                return place
+        if self._of_a_task_here(me):  # this thread would have to run it
+            raise self._in_the_middle()
+        bell = threading.Lock()
+        bell.acquire()
+
+        def ring() -> None:
+            with contextlib.suppress(RuntimeError):  # was rung already
+                bell.release()
+
+        waiter = self.waiter(wanted, ring)
+        try:
+            while (place := self.take_or_queue(me, waiter)) is None:
+                seconds = waiter.look_again - time.monotonic()
+                bell.acquire(timeout=-1 if seconds == math.inf else max(seconds, 0))
+        finally:
+            self.leave(waiter)
+        return place
+
+    def _in_the_middle(self) -> HostError:
+        text = f"plugin {self._name} is in the middle of a call, and it is this one that would have to end first"
+        return HostError(text, plugin=self._name)
+
+    def take(self, owner: int | Task, wanted: _P | None = None) -> _P | None:
+        """Begin a turn of `owner` at a place that is free now, if one is."""
+        with self._lock:
+            place, seconds = self._best(wanted, time.monotonic())
+            if place is None or seconds > 0:
+                return None
+            self._owners.add(owner)
+            self._free.remove(place)
+            return place
+
+    def waiter(self, wanted: object, ring: Callable[[], None], home: object = None) -> Waiter:
+        """One who is about to wait; `leave` ends that in any case."""
+        return Waiter(wanted, time.monotonic() + PATIENCE if _running.get() else math.inf, ring, home)
+
+    def take_or_queue(self, owner: int | Task, waiter: Waiter) -> _P | None:
+        """`take`; where nothing is free, `waiter` is in the queue and is to look again when it is rung for, or then.
+
+        Raises HostError when it waited too long.
+        """
+        with self._lock:
+            now = time.monotonic()
+            place, seconds = self._best(waiter.wanted, now)
+            if place is not None and seconds <= 0:
+                self._owners.add(owner)
+                self._free.remove(place)
+                return place
+            if now >= waiter.give_up:
                 text = f"plugin {self._name} was not free for {PATIENCE:g} s, which is all that a function may wait"
                 raise HostError(text, plugin=self._name)
-            self._wait(wanted, now, give_up)
-            now = time.monotonic()
+            waiter.look_again = min(now + seconds, waiter.give_up)
+            waiter.number = waiter.number or next(self._numbers)
+            if waiter not in self._waiting:
+                bisect.insort(self._waiting, waiter, key=lambda other: other.number)
+            return None
+
+    def leave(self, waiter: Waiter) -> None:
+        """Out of the queue. Who was rung for passes it on, or nobody hears of a place that is free."""
+        with self._lock:
+            if waiter in self._waiting:
+                self._waiting.remove(waiter)
+            elif self._waiting and self._free:
+                self._ring()
 
     def try_begin(self, place: _P) -> bool:
         """Begin a turn at `place`, unless that is taken or this thread has a turn."""
+        me = threading.get_ident()
         with self._lock:
-            if self.mine or place not in self._free:
+            if me in self._owners or self.nested or place not in self._free:
                 return False
-            self._owners.add(threading.get_ident())
+            self._owners.add(me)
             self._free.remove(place)
             return True
 
-    def _wait(self, wanted: _P | None, now: float, give_up: float) -> None:
-        """Return when there may be a place, or it is time to look again."""
-        waiter = _Waiter(wanted)
-        try:
-            with self._lock:
-                _, seconds = self._best(wanted, now)
-                if seconds <= 0:
-                    return
-                self._waiting.append(waiter)
-            seconds = min(seconds, give_up - now)
-            waiter.bell.acquire(timeout=-1 if seconds == math.inf else seconds)
-        except BaseException:  # KeyboardInterrupt: who was rung for passes it on, or nobody hears of the free place
-            with self._lock:
-                if waiter not in self._waiting:
-                    self._ring()
-            raise
-        finally:
-            with self._lock, contextlib.suppress(ValueError):
-                self._waiting.remove(waiter)
-
-    def _best(self, wanted: _P | None, now: float) -> tuple[_P | None, float]:
+    def _best(self, wanted: object, now: float) -> tuple[_P | None, float]:
         """The best place that is free and the seconds until it is of use; None and infinity where there is none."""
         best, least = None, math.inf
         for place in self._free:
@@ -167,15 +232,18 @@ class Turns(Generic[_P]):
         return best, least
 
     def _ring(self) -> None:
-        """Wake one that waits for a place that is free now."""
-        for waiter in self._waiting:
-            if self._free if waiter.wanted is None else waiter.wanted in self._free:
+        """Wake one that waits for a place that is free now, and one more for each other home: the first one's may be
+        an event loop that stands still, even for what this plugin is to do next.
+        """
+        homes = set()
+        for waiter in list(self._waiting):
+            if waiter.home not in homes and (self._free if waiter.wanted is None else waiter.wanted in self._free):
+                homes.add(waiter.home)
                 self._waiting.remove(waiter)
-                waiter.bell.release()
-                return
+                waiter.ring()
 
-    def end(self, place: _P, owner: int | None = None) -> None:
-        """End the turn at `place`, which this thread has, or the thread `owner`."""
+    def end(self, place: _P, owner: int | Task | None = None) -> None:
+        """End the turn at `place`, which this thread has, or `owner`."""
         try:
             self._before(place)
         finally:
@@ -191,7 +259,7 @@ class Turns(Generic[_P]):
         with self._lock:
             waiting, self._waiting = self._waiting, []
             for waiter in waiting:
-                waiter.bell.release()
+                waiter.ring()
 
     # --- a function within a turn
 
