@@ -274,6 +274,21 @@ def test_a_folder_that_is_swapped_after_it_was_judged_gets_no_socket(folder: str
     assert os.listdir(f"{folder}/elsewhere") == os.listdir(f"{folder}/moved") == []
 
 
+def test_a_link_that_is_swapped_after_it_was_judged_makes_no_socket_beneath_the_folder(folder: str) -> None:
+    os.makedirs(f"{folder}/judged/beneath")
+    os.symlink("judged", f"{folder}/link")
+
+    def swap(where: str) -> None:
+        assert where == f"{folder}/judged/made"
+        os.unlink(f"{folder}/link")
+        os.symlink("judged/beneath", f"{folder}/link")
+
+    with socket.socket(socket.AF_UNIX) as made:
+        paths.bind(made, os.fsencode(f"{folder}/link/made"), swap)
+        assert made.getsockname() == f"{folder}/judged/made"
+    assert os.listdir(f"{folder}/judged/beneath") == []
+
+
 def test_a_socket_that_is_swapped_after_it_was_judged_is_not_reached(servers: tuple[Server, Server]) -> None:
     granted, other = servers
 

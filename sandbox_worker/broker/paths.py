@@ -1,8 +1,9 @@
 """Unix sockets by path: what a worker's text leads to is found once, judged by where that lies, and acted upon itself.
 
-A connection goes to the socket that was found, by its descriptor. A new socket is made with the worker's own text, so
-that getsockname(2) says what the worker knows; that it lands in the folder that was judged is Landlock's to see to, on
-a thread that may make sockets there and nowhere else. So no link or folder that is swapped meanwhile leads elsewhere.
+A connection goes to the socket that was found, by its descriptor. A new socket is made by the path of the folder that
+was judged, free of links: Landlock knows no folder without those beneath it, so a link of the worker's that is swapped
+meanwhile could lead to one of them. That it lands in no other is Landlock's to see to, on a thread that may make
+sockets there and nowhere else.
 """
 
 from __future__ import annotations
@@ -48,8 +49,9 @@ def bind(taken: socket.socket, path: bytes, judge: Callable[[str], None]) -> Non
         judge(os.fsdecode(path))
     folder = _open(above or b"/", lambda real: judge(_joined(real, name)), os.O_DIRECTORY)
     try:
-        judge(_joined(os.readlink(f"/proc/self/fd/{folder}"), name))
-        _bind_within(taken, path, folder)
+        where = _joined(os.readlink(f"/proc/self/fd/{folder}"), name)
+        judge(where)
+        _bind_within(taken, os.fsencode(where), folder)
     finally:
         os.close(folder)
 
