@@ -30,6 +30,15 @@ def test_a_readable_folder_in_a_writable_one_is_closed_for_writing_again() -> No
     assert told(arrange([], [("/a", "rw"), ("/a/b", "r")], [])) == [("/a", "w"), ("/a/b", "")]
 
 
+def test_folders_above_what_may_be_written_less_are_mounts_so_that_nobody_moves_them() -> None:
+    hidden = [("/a", "rw"), ("/a/b/c/d", "n")]
+    assert told(arrange([], hidden, [])) == [("/a", "w"), ("/a/b", "w"), ("/a/b/c", "w"), ("/a/b/c/d", "n")]
+    kept = [("/", "rw"), ("/a/b", "r"), ("/a/b/c/d", "n")]
+    assert told(arrange([], kept, [])) == [("/", "w"), ("/a", "w"), ("/a/b", ""), ("/a/b/c/d", "n")]
+    named = [("/a", "rw"), ("/a/b", "rw"), ("/a/b/c", "r")]
+    assert told(arrange([], named, [])) == [("/a", "w"), ("/a/b", "w"), ("/a/b/c", "")]
+
+
 def test_what_holds_for_all_workers_wins_at_the_same_path() -> None:
     """No grant makes the standard library writable, or a plugin's folder a source of native code."""
     assert told(arrange([("/lib", "x")], [("/lib", "rw")], [])) == [("/lib", "x")]

@@ -70,7 +70,7 @@ ROWS: Final = (
         _HOOKED,
         _HOOKED,
         "a file that does not exist can't be granted, only its folder; total size is watched, not reserved; in walled "
-        "a file moves from one grant to another by copy alone (EXDEV)",
+        "a file moves by copy alone (EXDEV) from one grant to another, and out of a folder that leads to a denied path",
     ),
     _row(
         "deny inside allow",

@@ -65,7 +65,8 @@ def arrange(base: Iterable[tuple[str, str]], own: Iterable[tuple[str, str]], lin
     wanted: dict[str, str] = {}
     for path, access in own:
         wanted[path] = _joined(wanted.get(path, ""), access)
-    wanted.update(base)
+    pins = _pins(wanted)
+    wanted = {**pins, **wanted, **dict(base)}
     mounts: list[Mount] = []
     open_mounts: list[Mount] = []
     for path in sorted(wanted, key=_by_parts):
@@ -73,10 +74,29 @@ def arrange(base: Iterable[tuple[str, str]], own: Iterable[tuple[str, str]], lin
         mount = Mount(path, wanted[path], outer)
         if outer is None and mount.hidden:
             continue
-        if outer is None or not mount.like(outer):
+        if outer is None or path in pins or not mount.like(outer):
             mounts.append(mount)
             open_mounts.append(mount)
     return View(tuple(mounts), tuple(_missing_links(mounts, links)))
+
+
+def _pins(wanted: dict[str, str]) -> dict[str, str]:
+    """The folders, with their access, in which something lies that may be written less than they may.
+
+    Where such a folder can be moved, so can what is kept in it, and has its old name no more at the next start. A
+    mount point can't be moved (rename(2), EBUSY), and no folder that holds one by another's name is a way around it.
+    """
+    found: dict[str, str] = {}
+    for path, access in wanted.items():
+        above = path
+        while "w" not in access and (above := above[: above.rfind("/")]):
+            around = above
+            while around not in wanted and around:
+                around = around[: around.rfind("/")]
+            governing = wanted.get(around or "/", "")
+            if "w" in governing:
+                found[above] = governing
+    return found
 
 
 def _joined(some: str, more: str) -> str:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from host import LockdownUnavailable
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -236,6 +238,34 @@ def test_a_deny_inside_an_allow_holds(attacker: Any, places: Path, secret: str) 
         outcome = worker.attempt(code, path=places / "outside" / "secret.txt")
         assert secret not in str(outcome), way
         assert outcome[0] in ("PermissionDenied", "PermissionError"), (way, outcome)
+
+
+@pytest.mark.parametrize("tier", ["walled", "confined"])
+@pytest.mark.parametrize("kind", ["fs.read", "fs.write"])
+def test_a_denied_path_stays_denied_at_the_next_start(
+    attacker: Any, places: Path, secret: str, must_work: Any, tier: str, kind: str
+) -> None:
+    """A rule is a path: who could move the folders around it would have its content under another one then."""
+    granted, denied = [str(places)], places / "a" / "b" / "denied"
+    denied.mkdir(parents=True)
+    (denied / "secret.txt").write_text(secret)
+    try:
+        worker = attacker(
+            permissions={"fs.read": granted, "fs.write": granted},
+            deny={kind: [str(denied)]},
+            tier=tier,
+            minimum_tier=tier,
+        )
+    except LockdownUnavailable as e:
+        must_work(False, str(e))
+    for folder in ("a/b", "a"):
+        move = "import os; os.rename(path, new)"
+        assert worker.is_stopped(move, path=places / folder, new=places / "moved"), folder
+        exchange = "import os; os.mkdir(new); os.replace(path, new)"
+        assert worker.is_stopped(exchange, path=places / folder, new=places / f"new-{folder[-1]}"), folder
+    assert (denied / "secret.txt").read_text() == secret
+    beside = places / ("a" if tier == "walled" else "granted") / "new"
+    assert worker.run("open(path, 'w').write('x'); result = open(path).read()", path=beside) == "x"
 
 
 def test_a_deny_inside_an_allow_holds_against_c_code_too(attacker: Any, places: Path, secret: str) -> None:
