@@ -60,7 +60,8 @@ class Waiting:
 
     def go(self) -> list[int]:
         self.path.touch()
-        return [call.result(PATIENCE) for call in self.calls]
+        with self.pool:  # its threads end with it
+            return [call.result(PATIENCE) for call in self.calls]
 
 
 def test_as_many_calls_run_side_by_side_as_there_are_workers(plugin_from: Any) -> None:
