@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import random
 import signal
 import threading
 import warnings
@@ -400,3 +402,37 @@ def test_a_blocking_hook_call_in_a_loop_warns_in_debug_mode_alone(scene: Scene) 
         asyncio.run(main(), debug=True)
     assert [(one.category, one.filename) for one in seen] == [(RuntimeWarning, __file__)]
     assert "echo keeps the event loop waiting" in str(seen[0].message)
+
+
+# --- a storm
+
+
+def test_a_storm_of_cancelled_calls_and_killed_workers_loses_no_turn(plugin_from: Any) -> None:
+    calm = host.RestartPolicy(failures=1000, first_pause=0.001, longest_pause=0.001)
+    owner = plugin_from.host(restart_policy=calm)
+    owner.function("test.began")(lambda: None)
+    plugin = plugin_from(SOURCE, into=owner, permissions={"host": ["test.*"]}, plugin={"instances": 2})
+    chance = random.Random(7)
+
+    async def one(number: int) -> None:
+        what = chance.choice(("echo", "echo", "echo", "leave", "hang"))
+        arguments = {"value": number} if what == "echo" else {}
+        with contextlib.suppress(host.HostError, TimeoutError):
+            async with asyncio.timeout(chance.random() * (0.1 if what == "hang" else 0.5)):
+                found = await plugin.acall(what, **arguments)
+                assert found == number
+
+    def beside() -> None:
+        for number in range(40):
+            with contextlib.suppress(host.HostError):
+                assert plugin.call("echo", value=number) == number
+
+    async def main() -> None:
+        threads = [asyncio.to_thread(beside) for _ in range(2)]
+        await asyncio.gather(*threads, *(one(number) for number in range(150)))
+        for _ in range(4):
+            assert await asyncio.gather(*(plugin.acall("echo", value=n) for n in range(4))) == [0, 1, 2, 3]
+
+    asyncio.run(main())
+    turns = plugin._turns
+    assert (turns._waiting, turns._owners, len(turns._free)) == ([], set(), 2)
