@@ -37,6 +37,10 @@ def test_folders_above_what_may_be_written_less_are_mounts_so_that_nobody_moves_
     assert told(arrange([], kept, [])) == [("/", "w"), ("/a", "w"), ("/a/b", ""), ("/a/b/c/d", "n")]
     named = [("/a", "rw"), ("/a/b", "rw"), ("/a/b/c", "r")]
     assert told(arrange([], named, [])) == [("/a", "w"), ("/a/b", "w"), ("/a/b/c", "")]
+    library = arrange([("/a/lib/python", "x")], [("/a", "rw")], [])
+    assert told(library) == [("/a", "w"), ("/a/lib", "w"), ("/a/lib/python", "x")]
+    devices = arrange([("/dev/null", "rw"), ("/dev/x/y", "r")], [("/", "rw")], [])
+    assert told(devices) == [("/", "w"), ("/dev/null", "wd"), ("/dev/x/y", "d")]
 
 
 def test_what_holds_for_all_workers_wins_at_the_same_path() -> None:

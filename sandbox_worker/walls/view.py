@@ -65,8 +65,9 @@ def arrange(base: Iterable[tuple[str, str]], own: Iterable[tuple[str, str]], lin
     wanted: dict[str, str] = {}
     for path, access in own:
         wanted[path] = _joined(wanted.get(path, ""), access)
+    wanted.update(base)
     pins = _pins(wanted)
-    wanted = {**pins, **wanted, **dict(base)}
+    wanted = {**pins, **wanted}
     mounts: list[Mount] = []
     open_mounts: list[Mount] = []
     for path in sorted(wanted, key=_by_parts):
@@ -94,7 +95,7 @@ def _pins(wanted: dict[str, str]) -> dict[str, str]:
             while around not in wanted and around:
                 around = around[: around.rfind("/")]
             governing = wanted.get(around or "/", "")
-            if "w" in governing:
+            if "w" in governing and not _covers(_DEVICES, above):
                 found[above] = governing
     return found
 
