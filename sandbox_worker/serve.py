@@ -166,8 +166,8 @@ class Server:
     def ask(self, function: str, arguments: dict[str, Any]) -> Any:
         """Call a function of the application and wait for its answer. See `plugin_api.host` for what it raises."""
         wire.check(arguments)
-        if len(function) > messages.NAME_LIMIT or len(arguments) > messages.PARAMETERS_LIMIT:
-            raise ValueError("no function has so long a name or so many arguments")
+        if len(arguments) > messages.PARAMETERS_LIMIT or max(map(len, (function, *arguments))) > messages.NAME_LIMIT:
+            raise ValueError("no function has so long a name, or so many arguments, or one with so long a name")
         with self._lock:
             if not self._calls:
                 raise RuntimeError("the application's functions can be called while one of the plugin's hooks runs")

@@ -60,6 +60,18 @@ def test_what_an_author_writes_is_made_visible_and_fits_100_columns(plugin_from:
     assert max(map(len, ran.out.splitlines())) <= 100
 
 
+def test_the_arguments_of_a_command_are_shown_so_that_each_can_be_told_from_the_next(plugin_from: Plugins) -> None:
+    run = [
+        {"target": "/usr/bin/git", "argv": ["log", "a b", "**", "", "x\n  requests  env", 'say "so"']},
+        {"target": "/bin/ls", "argv": []},
+        {"target": "/bin/sort", "reason": "sorts\n  requests  nothing"},
+    ]
+    ran = plughold("check", plugin_from.manifest("", permissions={"run": run}))
+    assert r'''run /usr/bin/git log "a b" ** "" "x\n  requests  env" "say \"so\""''' in ran.out
+    assert "run /bin/ls without arguments\n" in ran.out
+    assert r"run /bin/sort with any arguments  “sorts\n  requests  nothing”" in ran.out
+
+
 def test_a_mistake_is_made_visible_too(plugin_from: Plugins) -> None:
     file = plugin_from.manifest("", plugin={"version": "1\u202e0"})
     ran = plughold("check", file)

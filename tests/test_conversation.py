@@ -73,3 +73,23 @@ def test_a_long_frame_widens_the_way_down(ends: tuple[Conversation, int, int]) -
 def test_what_is_no_pipe_stays_as_it_is() -> None:
     with open("/dev/null", "rb") as file:
         widen(file.fileno())
+
+
+def test_hanging_up_twice_closes_no_descriptor_of_somebody_else() -> None:
+    """Ctrl-C may come between the two: meanwhile the number may have become another file's."""
+    calls, replies = os.pipe()
+    conversation = Conversation(replies, calls)
+    conversation.hang_up()
+    other = os.dup(calls)
+    conversation.hang_up()
+    os.fstat(other)
+    conversation.abandon()
+    os.close(other)
+
+
+def test_a_note_after_hanging_up_is_not_written() -> None:
+    """In a forked child, say, where a stream of the parent's is collected."""
+    replies, calls = os.pipe()
+    conversation = Conversation(calls, replies)
+    conversation.abandon()
+    assert not conversation.note(b"cancel")

@@ -50,7 +50,7 @@ def test_there_is_never_more_than_one_thread_at_a_place_and_all_get_their_turn(c
     with ThreadPoolExecutor(threads) as pool:
         running = [pool.submit(work) for _ in range(threads)]
         assert sum(one.result(PATIENCE) for one in running) == threads
-    assert (turns._waiting, len(turns._free), turns._owners) == ([], count, set())
+    assert (turns._waiting, len(turns._free), turns._owners) == ([], count, {})
 
 
 def test_the_place_that_is_of_use_soonest_is_taken() -> None:
@@ -88,9 +88,9 @@ def test_hurrying_lets_everybody_look_again() -> None:
 def test_who_wants_one_place_is_not_woken_for_another_nor_keeps_others_asleep() -> None:
     first, second = Place(), Place()
     turns = turns_at(first, second)
-    taken = {turns.begin(first)}
-    turns._owners.clear()  # as if by another thread
-    taken.add(turns.begin(second))
+    turns.begin(first)
+    turns._owners = {-1: first}  # as if by another thread
+    turns.begin(second)
     with ThreadPoolExecutor(2) as pool:
         one = pool.submit(turns.begin, first)
         until(lambda: len(turns._waiting) == 1)
@@ -99,7 +99,7 @@ def test_who_wants_one_place_is_not_woken_for_another_nor_keeps_others_asleep() 
         turns.end(second)
         assert anyone.result(PATIENCE) is second
         assert not one.done()
-        turns.end(first)
+        turns.end(first, -1)
         assert one.result(PATIENCE) is first
 
 

@@ -12,7 +12,7 @@ from host.cli.cases import judged
 from host.cli.command import command
 from host.cli.judge import judge
 from host.cli.report import Report
-from host.cli.shown import shown
+from host.cli.shown import shown, shown_arguments
 from host.model.manifest import load_manifest
 from sandbox_worker.permissions import KINDS, RequestError, RuleError
 
@@ -76,7 +76,7 @@ def _answer(kind: str, target: str, found: Judgement) -> str:
     lines = [f"{'allowed' if found.allowed else 'refused'}  {kind} {target}"]
     if found.key:
         lines.append(f'  rule   {found.key} = "{found.rule}"')
-        lines += [f"  with   {' '.join(items) or 'no arguments'}" for items in found.argv if items is not None]
+        lines += [f"  with   {shown_arguments(items)}" for items in found.argv if items is not None]
     elif found.allowed:
         lines.append("  rule   none needed: every worker of this plugin has it")
     else:

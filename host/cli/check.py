@@ -11,7 +11,7 @@ from rich.text import Text
 from host.cli import failures
 from host.cli.command import command
 from host.cli.report import Report
-from host.cli.shown import shown, size
+from host.cli.shown import one_line, shown, shown_arguments, size
 from host.cli.tables import columns
 from host.errors import ManifestError
 from host.model.manifest import load_manifest
@@ -97,13 +97,13 @@ def _facts(path: str, manifest: Manifest) -> Iterator[tuple[str, str]]:
 
 def _entry(entry: Entry) -> str:
     flags = "".join(f", {word}" for word in ("optional", "private") if getattr(entry, word))
-    if entry.argv is not None:
-        flags = f" {' '.join(entry.argv) or 'without arguments'}{flags}"
-    return f"{entry.kind} {entry.target}{flags}{f'  {_quoted(entry.reason)}' if entry.reason else ''}"
+    if entry.kind == "run":
+        flags = f" {shown_arguments(entry.argv)}{flags}"
+    return f"{entry.kind} {one_line(entry.target)}{flags}{f'  {_quoted(entry.reason)}' if entry.reason else ''}"
 
 
 def _quoted(claim: str) -> str:
-    return f"“{claim}”"
+    return f"“{one_line(claim)}”"
 
 
 def _limits(limits: Limits) -> str:

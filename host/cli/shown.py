@@ -5,9 +5,12 @@ from __future__ import annotations
 import base64
 import json
 import math
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from host.model.sanitise import visible
+from host.model.sanitise import is_safe, quoted, visible
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _LONGEST_ESCAPE: Final = 10  # \U000e0100
 _UNITS: Final = (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10))
@@ -16,6 +19,23 @@ _UNITS: Final = (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1
 def shown(text: str) -> str:
     """All of `text` with everything invisible escaped but newlines; already bounded where it comes from."""
     return visible(text, _LONGEST_ESCAPE * len(text) + 1, multiline=True)
+
+
+def one_line(text: str) -> str:
+    """All of `text` with everything invisible escaped, newlines too."""
+    return visible(text, _LONGEST_ESCAPE * len(text) + 1)
+
+
+def shown_arguments(arguments: Sequence[str] | None) -> str:
+    """What a command may be given, on one line; an argument that could be taken for several, or for none, in quotes."""
+    if arguments is None:
+        return "with any arguments"
+    return " ".join(map(_argument, arguments)) or "without arguments"
+
+
+def _argument(text: str) -> str:
+    plain = text and not any(char in " \"'\\" or not is_safe(char) for char in text)
+    return text if plain else quoted(text.replace("\\", "\\\\").replace('"', '\\"'), _LONGEST_ESCAPE * len(text))
 
 
 def shown_value(value: object) -> str:

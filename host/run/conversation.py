@@ -68,11 +68,14 @@ class Conversation:
         if not self._writing.acquire(timeout=_MOMENT):
             return False
         try:
-            poll = select.poll()
-            poll.register(self._calls, select.POLLOUT)
-            if self._calls < 0 or not poll.poll(0):
+            calls = self._calls
+            if calls < 0:  # hung up on, or abandoned in a forked child
                 return False
-            self.sent += os.write(self._calls, frame)
+            poll = select.poll()
+            poll.register(calls, select.POLLOUT)
+            if not poll.poll(0):
+                return False
+            self.sent += os.write(calls, frame)
         except OSError:
             return False
         finally:
@@ -129,8 +132,9 @@ class Conversation:
     def hang_up(self) -> None:
         """Close the way down, which tells a worker that waits for a call to end."""
         with self._writing:
-            os.close(self._calls)
-            self._calls = -1
+            end, self._calls = self._calls, -1  # first: who is interrupted may come again, and the number be another's
+            if end >= 0:
+                os.close(end)
 
     def abandon(self) -> None:
         """Close both ends."""

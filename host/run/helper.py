@@ -56,16 +56,12 @@ class Helper:
                 env={},
                 cwd="/",
             )
-            undo.pop_all()
-        self.pid: Final = self._process.pid
-        try:
+            undo.callback(self._process.wait)
+            undo.callback(self._process.kill)
+            self.pid: Final = self._process.pid
             # A handle, for an application may take its status, and then the pid is free for another process.
             self._pidfd = os.pidfd_open(self.pid)
-        except OSError:
-            self._socket.close()
-            self._process.kill()
-            self._process.wait()
-            raise
+            undo.pop_all()
 
     @property
     def alive(self) -> bool:
@@ -129,6 +125,6 @@ class Helper:
         self._process.returncode = 0
 
     def _close_handle(self) -> None:
-        if self._pidfd >= 0:
-            os.close(self._pidfd)
-            self._pidfd = -1
+        handle, self._pidfd = self._pidfd, -1  # first: who is interrupted may come again, and the number be another's
+        if handle >= 0:
+            os.close(handle)

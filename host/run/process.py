@@ -210,13 +210,15 @@ class WorkerProcess:
 
     def close(self) -> None:
         """Hang up, wait a moment, kill, reap, and give every descriptor back. Idempotent."""
-        if not self._wire.open:
+        if not self._wire.open and self.events < 0:
             return
+        doomed = self.busy or self.ended is not None
+        if self._status is None:
+            self.ended = self.ended or CLOSED  # first: whoever is interrupted below leaves no worker that looks usable
         self._wire.hang_up()
         if self._status is None:
-            if self.busy or self.ended is not None or not ended(self.pidfd, _GRACE):
+            if doomed or not ended(self.pidfd, _GRACE):
                 self.kill(CLOSED)
-            self.ended = self.ended or CLOSED
             self.wait()
         self.drain_output()
         with self._lock:

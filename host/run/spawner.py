@@ -28,7 +28,6 @@ class Spawner(Helper):
 
     def __init__(self, interpreter: Interpreter, *, forks: bool = False) -> None:
         """`forks`: with a fork server; `abilities["no_fork"]` tells why there is none."""
-        super().__init__(interpreter, "sandbox_worker.walls.spawner")
         base = {
             "rules": [list(rule) for rule in interpreter.kernel_rules],
             "view": [list(rule) for rule in interpreter.view],
@@ -36,6 +35,7 @@ class Spawner(Helper):
             "interpreter": interpreter.executable,
             "server": command(interpreter, serves=True) if forks else [],
         }
+        super().__init__(interpreter, "sandbox_worker.walls.spawner")
         try:
             self.abilities: Final[dict[str, Any]] = dict(self._ask("ready", ["base", base])[1])
         except BaseException:

@@ -81,6 +81,7 @@ class Lane:
         plugin, ready = self._plugin, self._ready()
         if ready is not None:
             return ready
+        self._recover()
         if self.worker is not None:
             self._bury(self.worker)
         plugin._supervisor.check(self.life)
@@ -104,7 +105,15 @@ class Lane:
         plugin._check_open()
         if worker is None or not (worker.usable and worker.connected) or self.outdated or plugin._settled:
             return None
-        return worker
+        return worker if self.life.state is State.READY and not worker.busy else None
+
+    def _recover(self) -> None:
+        """After a turn that was interrupted between two steps (KeyboardInterrupt) worker and state may disagree."""
+        worker, state = self.worker, self.life.state
+        if worker is not None and (worker.busy or state is not State.READY):
+            worker.kill(CLOSED)
+        if state in (State.STARTING, State.BUSY) or (state is State.READY and worker is None):
+            self.life.on(Change.END)
 
     def _bury(self, worker: Worker) -> None:
         """Let go of a worker that ended while no call ran, or that is to be replaced."""

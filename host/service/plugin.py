@@ -200,7 +200,11 @@ class SandboxedPlugin:
         try:
             return lane.call(hook, arguments, ticket)
         finally:
-            self._turns.end(lane)
+            try:
+                self._turns.end(lane)
+            except BaseException:  # Ctrl-C: else nobody ever gets a turn again
+                self._turns.end(lane)
+                raise
 
     async def acall(self, hook: str, /, **arguments: Any) -> Any:
         """`call` from a coroutine, on asyncio or trio; the loop goes on meanwhile.
@@ -233,11 +237,15 @@ class SandboxedPlugin:
         return self._streaming(hook, arguments)
 
     def _streaming(self, hook: str, arguments: dict[str, Any]) -> Generator[Any]:
-        lane, owner = self._turns.begin(), threading.get_ident()
+        owner, lane = threading.get_ident(), self._turns.begin()  # in this order: Ctrl-C may come between
         try:
             yield from lane.stream(hook, arguments)
         finally:
-            self._turns.end(lane, owner)
+            try:
+                self._turns.end(lane, owner)
+            except BaseException:  # Ctrl-C: else nobody ever gets a turn again
+                self._turns.end(lane, owner)
+                raise
 
     def ping(self, timeout: float = 1.0) -> bool:
         """Whether its worker lives and answers within `timeout` seconds, each of several; one that does not is ended.
@@ -253,7 +261,11 @@ class SandboxedPlugin:
         try:
             return timeout > 0 and lane.ping(timeout)
         finally:
-            self._turns.end(lane)
+            try:
+                self._turns.end(lane)
+            except BaseException:  # Ctrl-C: else nobody ever gets a turn again
+                self._turns.end(lane)
+                raise
 
     def _adopt(self, hooks: tuple[Hook, ...]) -> None:
         """Take what a worker reports: the first makes the functions, later ones must say the same."""
@@ -305,11 +317,8 @@ class SandboxedPlugin:
         """Start the first workers."""
         try:
             for lane in self._lanes:
-                self._turns.begin(lane)
-                try:
+                with self._turns.turn(lane):
                     lane.live()
-                finally:
-                    self._turns.end(lane)
         except BaseException:
             self.close()
             raise
@@ -330,14 +339,11 @@ class SandboxedPlugin:
     def restart(self) -> None:
         """Replace its workers now, and forget all failures, quarantine too; calls that run are waited for."""
         for lane in self._lanes:
-            self._turns.begin(lane)
-            try:
+            with self._turns.turn(lane):
                 self._check_open()
                 self._supervisor.clear("restart")
                 lane.retire()
                 lane.live()
-            finally:
-                self._turns.end(lane)
 
     def close(self) -> None:
         """End its workers; calls that run are ended with them. Idempotent."""
@@ -349,11 +355,8 @@ class SandboxedPlugin:
         if self._turns.mine:
             return  # from a signal handler, say, in the middle of a call: that call's turn cleans up as it ends
         for lane in self._lanes:
-            self._turns.begin(lane)
-            try:
+            with self._turns.turn(lane):
                 lane.retire()
-            finally:
-                self._turns.end(lane)
         if not was_closed:
             self._denials.tell_repeated()
         self._owner._forget(self)

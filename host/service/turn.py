@@ -101,7 +101,7 @@ class Turns(Generic[_P]):
         """Nobody has a turn: in a forked child the threads that had one do not exist."""
         self._lock = threading.RLock()  # a signal handler may close the plugin in the middle of what it guards
         self._free = list(self._places)
-        self._owners: set[int | Task] = set()
+        self._owners: dict[int | Task, _P] = {}
         self._waiting: list[Waiter] = []  # in the order in which they came
         self._numbers = itertools.count(1)
         self._services: list[Service] = []
@@ -137,10 +137,17 @@ class Turns(Generic[_P]):
         me = threading.get_ident()
         if me in self._owners or (self._services and self.nested):
             raise self._in_the_middle()
+        try:
+            return self._begun(me, wanted)
+        except BaseException:  # KeyboardInterrupt, at last: nobody hears that the turn has begun
+            self._release(me)
+            raise
+
+    def _begun(self, me: int, wanted: _P | None) -> _P:
         with self._lock:
             place, seconds = self._best(wanted, time.monotonic())
             if place is not None and seconds <= 0:
-                self._owners.add(me)  # first: between the two, `mine` must not say no
+                self._owners[me] = place  # first: between the two, `mine` must not say no
                 self._free.remove(place)
                 return place
         if self._of_a_task_here(me):  # this thread would have to run it
@@ -171,7 +178,7 @@ class Turns(Generic[_P]):
             place, seconds = self._best(wanted, time.monotonic())
             if place is None or seconds > 0:
                 return None
-            self._owners.add(owner)
+            self._owners[owner] = place
             self._free.remove(place)
             return place
 
@@ -188,7 +195,7 @@ class Turns(Generic[_P]):
             now = time.monotonic()
             place, seconds = self._best(waiter.wanted, now)
             if place is not None and seconds <= 0:
-                self._owners.add(owner)
+                self._owners[owner] = place
                 self._free.remove(place)
                 return place
             if now >= waiter.give_up:
@@ -208,15 +215,34 @@ class Turns(Generic[_P]):
             elif self._waiting and self._free:
                 self._ring()
 
+    @contextlib.contextmanager
+    def turn(self, place: _P) -> Iterator[None]:
+        """Within, this thread has its turn at `place`. Raises as `begin`."""
+        self.begin(place)
+        try:
+            yield
+        finally:
+            try:
+                self.end(place)
+            except BaseException:
+                self.end(place)
+                raise
+
     def try_begin(self, place: _P) -> bool:
         """Begin a turn at `place`, unless that is taken or this thread has a turn."""
         me = threading.get_ident()
-        with self._lock:
-            if me in self._owners or self.nested or place not in self._free:
-                return False
-            self._owners.add(me)
-            self._free.remove(place)
-            return True
+        if me in self._owners or self.nested:
+            return False
+        try:
+            with self._lock:
+                if place in self._free:
+                    self._owners[me] = place
+                    self._free.remove(place)
+                    return True
+        except BaseException:  # as in `begin`
+            self._release(me)
+            raise
+        return False
 
     def _best(self, wanted: object, now: float) -> tuple[_P | None, float]:
         """The best place that is free and the seconds until it is of use; None and infinity where there is none."""
@@ -239,20 +265,33 @@ class Turns(Generic[_P]):
         for waiter in list(self._waiting):
             if waiter.home not in homes and (self._free if waiter.wanted is None else waiter.wanted in self._free):
                 homes.add(waiter.home)
+                waiter.ring()  # first, for Ctrl-C may come between; another time does no harm
                 self._waiting.remove(waiter)
-                waiter.ring()
 
     def end(self, place: _P, owner: int | Task | None = None) -> None:
-        """End the turn at `place`, which this thread has, or `owner`."""
+        """End the turn at `place`, which this thread has, or `owner`.
+
+        Ctrl-C may come even here: who calls it calls it again then. What was done by the first time stays done.
+        """
+        owner = owner or threading.get_ident()
         try:
-            self._before(place)
+            if self._owners.get(owner) is place:
+                self._before(place)
         finally:
-            with self._lock:
-                self._free.append(place)
-                self._owners.discard(owner or threading.get_ident())
-                if self._waiting:
-                    self._ring()
+            self._release(owner)
         self._after()
+
+    def _release(self, owner: int | Task) -> None:
+        """Free the place of `owner`, if it has one, and let others know. A signal handler runs between calls, so that
+        nothing comes between the two halves."""
+        with self._lock:
+            if owner in self._owners:
+                place = self._owners[owner]
+                del self._owners[owner]
+                if place not in self._free:
+                    self._free.append(place)
+            if self._waiting:
+                self._ring()
 
     def hurry(self) -> None:
         """Let all that wait look again: the plugin was closed, or cleared."""
@@ -270,15 +309,19 @@ class Turns(Generic[_P]):
         if len(running) >= DEEPEST:
             raise HostError(f"{DEEPEST} functions run within each other: that is the most", plugin=self._name)
         service = Service(place)
-        self._services.append(service)
-        token = _running.set((*running, service))
         try:
+            self._services.append(service)
+            _running.set((*running, service))
             yield
         finally:
-            _running.reset(token)
-            with service.lock:  # a call that a task or thread of the function began ends first
+            try:
+                _running.set(running)
+                with service.lock:  # a call that a task or thread of the function began ends first
+                    service.open = False
+            finally:
                 service.open = False
-            self._services.remove(service)
+                with contextlib.suppress(ValueError):
+                    self._services.remove(service)
 
     @contextlib.contextmanager
     def nest(self) -> Iterator[_P]:

@@ -93,9 +93,12 @@ class Control:
         data = bytearray()
         while len(data) < size:
             self.wait(None)  # so that the host's death is seen even when another process holds its end open
-            chunk, ancillary, flags, _ = self._socket.recvmsg(
-                size - len(data), socket.CMSG_SPACE(DESCRIPTORS * _INT_SIZE), _FLAGS
-            )
+            try:
+                chunk, ancillary, flags, _ = self._socket.recvmsg(
+                    size - len(data), socket.CMSG_SPACE(DESCRIPTORS * _INT_SIZE), _FLAGS
+                )
+            except ConnectionResetError as error:  # it left an answer unread: unix(7)
+                raise HangUp("the host has closed the control socket") from error
             for level, kind, content in ancillary:
                 if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                     descriptors += array.array("i", content[: len(content) - len(content) % _INT_SIZE])
