@@ -435,4 +435,4 @@ def test_a_storm_of_cancelled_calls_and_killed_workers_loses_no_turn(plugin_from
 
     asyncio.run(main())
     turns = plugin._turns
-    assert (turns._waiting, turns._owners, len(turns._free)) == ([], set(), 2)
+    assert (turns._waiting, turns._owners, len(turns._free)) == ([], {}, 2)
