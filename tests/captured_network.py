@@ -136,7 +136,8 @@ def plugin_with_all(plugins: Plugins, tier: str) -> Any:
     rules = [f"{GRANTED}:{WEB}", {"target": f"{NAME}:{WEB}", "private": True}]
     return plugins(
         SOURCE,
-        permissions={"net.connect": rules, "native": native},
+        # httpx takes trio where it is, whose import of ctypes looks for libraries by way of a temporary file.
+        permissions={"net.connect": rules, "native": native, "fs.write": ["${tmp}"]},
         plugin={"environment": "host"},
         limits={"memory": "1 GiB", "threads": 256, "open_files": 256, "call_timeout": "30 s"},
         tier=tier,
