@@ -79,6 +79,8 @@ def test_in_a_forked_child_every_method_refuses_and_the_parent_goes_on(plugin_fr
         return (
             refuses(lambda: plugin.call("process"))
             and refuses(plugin.restart)
+            and refuses(plugin.cancel)
+            and refuses(plugin.ping)
             and refuses(lambda: plugin._owner.load(plugin._manifest.file))
             and plugin.pid is None
             and plugin.state == "STOPPED"

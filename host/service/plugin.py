@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import threading
 from typing import TYPE_CHECKING, Any, Final, final
@@ -223,6 +224,7 @@ class SandboxedPlugin:
         The plugin sees it where it asks (`context.cancelled`), calls the application or yields an item; when it has
         not ended after 0.25 s, its worker is ended. What it returns meanwhile counts. Without a call nothing happens.
         """
+        self._check_not_forked()
         for lane in self._lanes:
             lane.cancel()
 
@@ -252,6 +254,7 @@ class SandboxedPlugin:
 
         One that runs a call counts as alive, for its call has a time of its own. Starts none.
         """
+        self._check_not_forked()
         answers = [self._ping(lane, timeout) for lane in self._lanes]
         return all(answers)
 
@@ -330,6 +333,10 @@ class SandboxedPlugin:
             lane.forget_threads()
         self._turns.forget()
         self._supervisor.forget_threads()
+
+    def _check_not_forked(self) -> None:
+        if self._owner._owner != os.getpid():
+            self._owner._check_open()
 
     def _check_open(self) -> None:
         self._owner._check_open()
