@@ -56,11 +56,16 @@ def walled_rules(effective: Effective, readable: Sequence[str], files: FileSyste
     written = prefixes(paths["fs.write"])
     special = prefixes(filter(is_special, paths["fs.write"]))
     unwritten = prefixes(denied_paths(effective, "fs.write"))
+    open_holes = (*(hole for hole in denied(effective) if hole not in covered), *SPECIAL_TREES)
 
     def widened(path: str, access: str) -> str:
-        """With "w" where a grant around allows writing here too: a mount hides the one around it."""
+        """With "w" where a grant around allows writing here too: a mount hides the one around it.
+
+        Not above what Landlock alone keeps from being written: its rules hold for all that lies beneath.
+        """
         inside = path.rstrip("/") + "/"
         granted = inside.startswith(special if is_special(path) else written) and not inside.startswith(unwritten)
+        granted = granted and not any(hole.startswith(inside) for hole in open_holes)
         return "".join(sorted({*access, "w"})) if granted else access
 
     rules = [

@@ -118,7 +118,7 @@ def _around(path: str, open_mounts: list[Mount]) -> Mount | None:
 def _missing_links(mounts: list[Mount], links: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
     hidden = {mount.path: mount.hidden for mount in mounts}
     for path, target in dict(links).items():
-        around = path
+        around = path[: path.rfind("/")] or "/"  # a mount at the link's own path is none: what is granted is a link
         while around not in hidden and around not in ("", "/"):
             around = around[: around.rfind("/")] or "/"
         if hidden.get(around, True):

@@ -146,3 +146,27 @@ def test_a_tier_is_told_by_the_same_cells(tier: str) -> None:
     assert [(subject, held) for subject, held, _ in of_tier(tier)] == [
         (row.subject, str(row.cells[tier])) for row in ROWS
     ]
+
+
+@pytest.mark.parametrize("tier", ["walled", "confined"])
+def test_a_denied_path_that_does_not_exist_yet_is_not_made_by_native_code(
+    attacker: Any, tmp_path: Path, tier: str
+) -> None:
+    """It can't be covered, so nothing around it may be opened for writing as a whole."""
+    folder = tmp_path / "open"
+    folder.mkdir()
+    (folder / "there").touch()
+    rules: dict[str, Any] = {"fs.read": [str(folder)], "fs.write": [str(folder)], "native": ["ctypes"]}
+    worker = attacker(permissions=rules, deny={"fs.write": [str(folder / "later")]}, tier=tier, minimum_tier=tier)
+    later = folder / "later"
+    assert worker.is_stopped(C + "done(libc.open(later.encode(), 0o101, 0o600))", later=later)
+    assert worker.run(C + "result = done(libc.open(there.encode(), 2)) >= 0", there=folder / "there")
+    assert not later.exists()
+
+
+@pytest.mark.parametrize("tier", ["walled", "confined"])
+def test_a_plugin_that_may_read_and_write_everything_writes_no_device(attacker: Any, tier: str) -> None:
+    permissions = {"fs.read": ["*"], "fs.write": ["*"], "native": ["ctypes"]}
+    worker = attacker(permissions=permissions, tier=tier, minimum_tier=tier)
+    assert worker.is_stopped(C + "done(libc.open(b'/dev/urandom', 1))")
+    assert worker.is_stopped(C + "done(libc.open(b'/proc/self/comm', 1))")
