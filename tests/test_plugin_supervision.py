@@ -343,3 +343,12 @@ def test_the_audit_log_tells_the_whole_story(plugin_from: Any, tmp_path: Path) -
     quarantined = lines[6]
     assert (quarantined["plugin"]["name"], quarantined["failures"]) == (plugin.name, 3)
     assert quarantined["error"] == "PluginCrashed"
+
+
+def test_what_lies_where_a_quarantine_should_is_said_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / ".quarantine/csv-stats.json").mkdir(parents=True)
+    ran = plughold("clear", "csv-stats", "--data", tmp_path)
+    assert ran.status == 2
+    assert ".quarantine" in ran.err
+    assert "unexpected" not in ran.err
+    assert (tmp_path / ".quarantine/csv-stats.json").is_dir()

@@ -13,7 +13,7 @@ from host.cli.command import command
 from host.cli.report import Report
 from host.cli.shown import shown
 from host.service.options import data_home
-from host.store.quarantine import Quarantines, file_name
+from host.store.quarantine import FOLDER, Quarantines, file_name
 
 if TYPE_CHECKING:
     from host.model.supervision import Quarantine
@@ -39,7 +39,12 @@ def clear(name: str, project: str | None, data: str | None) -> Report:
     for folder in folders:
         kept = Quarantines(folder)
         quarantine = kept.get(name)
-        if kept.remove(name):
+        try:
+            removed = kept.remove(name)
+        except OSError as error:
+            text = f"{shown(str(folder))}: what lies in {FOLDER} is not to be removed ({error.strerror}); look by hand"
+            raise click.UsageError(text) from None
+        if removed:
             cleared.append((folder, quarantine))
     notes = () if cleared else (f"note: no plugin {name} is quarantined in {_places(folders)}",)
     return Report(
