@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import threading
@@ -120,11 +121,27 @@ def test_while_one_pauses_calls_go_to_the_others_at_once(plugin_from: Any) -> No
     assert plugin.call("process") == plugin.call("process")
 
 
+def kill_all(plugin: Any) -> None:
+    workers = plugin._workers()
+    for worker in workers:
+        os.kill(worker.pid, signal.SIGKILL)
+    for worker in workers:
+        assert ended(worker.pidfd, PATIENCE)
+
+
+def test_a_call_finds_as_many_dead_as_there_are(plugin_from: Any) -> None:
+    """Nobody looks at idle workers all the time: each is found dead by the call that would have had it."""
+    plugin = pool_of(4, plugin_from)
+    plugin._owner._workers._watcher.close()
+    kill_all(plugin)
+    assert plugin.call("process") == plugin.pid
+    kill_all(plugin)
+    assert asyncio.run(plugin.acall("process")) == plugin.pid
+
+
 def test_an_idle_one_that_died_is_replaced_and_no_call_is_lost(plugin_from: Any) -> None:
     plugin = pool_of(2, plugin_from)
-    for worker in plugin._workers():
-        os.kill(worker.pid, signal.SIGKILL)
-        assert ended(worker.pidfd, PATIENCE)
+    kill_all(plugin)
     assert plugin.call("process") == plugin.pid
     waiting = Waiting(plugin, plugin_from.folder, 2)
     assert len(set(waiting.go())) == 2

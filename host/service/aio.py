@@ -325,7 +325,7 @@ async def call(plugin: SandboxedPlugin, hook: str, arguments: dict[str, Any]) ->
         nested = in_thread(functools.partial(plugin._call, hook, arguments, ticket))
         return await loop.drive(nested, ticket, threads).finish()
     crash: Exception = AssertionError()
-    for _ in range(2):  # as in the plugin's `_call`
+    for _ in range(len(plugin._lanes) + 1):  # as in the plugin's `_call`
         owner = loop.owner()
         lane = await loop.turn(plugin._turns, owner)
         try:

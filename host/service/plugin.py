@@ -188,13 +188,17 @@ class SandboxedPlugin:
         if self._turns.nested:
             with self._turns.nest() as lane:
                 return lane.nested(hook, arguments, ticket)
-        try:
-            return self._in_turn(hook, arguments, ticket)
-        except Undelivered:  # once: what dies before it reads anything twice is no coincidence
+        for (
+            _
+        ) in self._lanes:  # at each place an idle worker may lie dead; a new one that dies as well is no coincidence
             try:
                 return self._in_turn(hook, arguments, ticket)
-            except Undelivered as e:
-                raise e.crash from None
+            except Undelivered:
+                continue
+        try:
+            return self._in_turn(hook, arguments, ticket)
+        except Undelivered as e:
+            raise e.crash from None
 
     def _in_turn(self, hook: str, arguments: dict[str, Any], ticket: Ticket | None) -> Any:
         lane = self._turns.begin()
