@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import socket
 import sys
 import sysconfig
-import threading
 from typing import TYPE_CHECKING, Final
 
 import pytest
 from client_code import need_package
+from network_driver import Server
 from test_broker import VARIANTS, Network
 from walls_driver import need
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-ANSWER: Final = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello"
 CLIENTS: Final = {
     "uvloop": """
 import asyncio, uvloop
@@ -59,32 +56,6 @@ except psycopg.OperationalError as error:
     say("hello" if "received H" in str(error) else error)
 """,
 }
-
-
-class Server:
-    """Answers everyone with the same HTTP response, and counts them."""
-
-    def __init__(self) -> None:
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        self.met = 0
-        self._thread = threading.Thread(target=self._serve)
-        self._thread.start()
-
-    def _serve(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                met, _ = self._listener.accept()
-                self.met += 1
-                with met, contextlib.suppress(OSError):
-                    met.settimeout(5)
-                    met.recv(65536)
-                    met.sendall(ANSWER)
-
-    def close(self) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._thread.join()
-        self._listener.close()
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ abandoned. On asyncio, and on trio where the application has imported that.
 
 from __future__ import annotations
 
+import abc
 import asyncio
 import contextlib
 import contextvars
@@ -44,7 +45,7 @@ _rests: Final[set[asyncio.Task[None]]] = set()
 """Calls whose callers were cancelled, until they have ended: a loop keeps no strong reference to a task."""
 
 
-class Drive(Generic[_T]):
+class Drive(abc.ABC, Generic[_T]):
     """One call's steps, as far as they were taken. A wait that is cancelled loses nothing: it may be begun again."""
 
     __slots__ = ("_context", "_done", "_steps", "_threads", "_ticket", "_want")
@@ -92,13 +93,13 @@ class Drive(Generic[_T]):
             wait((self._done,))
         self._steps.close()
 
+    @abc.abstractmethod
     async def _wait(self, want: Want) -> None:
         """Wait for what is wanted; nothing but cancelling may raise."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     async def finish(self) -> _T:
         """Take all steps; when it is cancelled, cancel the call and see it to its end."""
-        raise NotImplementedError
 
 
 class AsyncioDrive(Drive[_T]):

@@ -30,7 +30,7 @@ def rows(runs: int) -> Iterator[tuple[str, str, str, str]]:
     """The ratios of the medians, all sides in turn: each tier to the bare interpreter, `walled` to `confined`."""
     measured = [measure() for _ in range(runs)]
     for side, wanted in (
-        ("confined", "≤ 2.4"),
+        ("confined", "≤ 2.0"),
         ("walled", "-"),
         ("confined by fork", "≤ 0.5"),
         ("walled by fork", "-"),
