@@ -2,7 +2,11 @@
 
 `connect`, `bind` and `listen` of Python's sockets, and looking up names, become packets to the broker (`broker.handed`
 says of what form), which acts on the very socket that comes with them. None of this is a wall: who goes around it has
-the system calls alone, and those are refused. C libraries have nothing else.
+the system calls alone, and those are refused: by the filter, and in tier `hooked`, which has none, by the audit hook as
+far as they raise an event. C libraries have nothing else.
+
+The events are those of the calls that are replaced, with one argument more, by which the hook tells that the broker
+will decide.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ _ANSWER_MAX: Final = 1024  # 32 addresses of 17 bytes, and the errno
 _UNIX, _INET, _INET6 = 1, 2, 10
 _RIGHTS: Final = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS)
 _NUMERIC: Final = _socket.AI_NUMERICHOST
+_HANDED: Final = True
 
 
 def install(descriptor: int) -> None:
@@ -46,7 +51,7 @@ def install(descriptor: int) -> None:
             return e.errno
 
     def bind(self: Any, address: Any) -> None:
-        sys.audit("socket.bind", self, address)
+        sys.audit("socket.bind", self, address, _HANDED)
         _raise(asking.act(b"b" + _packed(self.family, address), self))
 
     def listen(self: Any, backlog: int = 128) -> None:
@@ -138,7 +143,7 @@ class _Broker:
 
 def _connect(asking: _Broker, made: Any, address: Any) -> int:
     """The errno of a connection; EAGAIN when it took longer than the socket's timeout."""
-    sys.audit("socket.connect", made, address)
+    sys.audit("socket.connect", made, address, _HANDED)
     timeout = made.gettimeout()
     error = asking.act(b"c" + _packed(made.family, address), made)
     if error != errno.EINPROGRESS or not timeout:

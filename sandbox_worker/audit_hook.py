@@ -287,8 +287,9 @@ def build(
     `rules` holds tuples of path prefixes that end in "/": ``read`` and ``write``, each (allow, special, deny) as
     `permissions.path_verdict` takes them, and ``libraries``, the folders and files whose compiled modules may load;
     ``calls``, those of FOREIGN_CALLS that are granted; ``run``, whether commands are; ``network`` is empty or the
-    tables of `audit_network`. `kernel` says that Landlock judges every open beneath; `event_fd` is where denials are
-    reported; `pid` is the worker's own. While `adding` says True, a further hook may be installed (`narrower`).
+    tables of `audit_network`, ``handed`` says that its calls are handed over (`_handed`). `kernel` says that Landlock
+    judges every open beneath; `event_fd` is where denials are reported; `pid` is the worker's own. While `adding` says
+    True, a further hook may be installed (`narrower`).
     """
     own: list[Callable[..., Any]] = []
     calls, run = rules.get("calls", ()), bool(rules.get("run"))
@@ -315,7 +316,8 @@ def build(
         str, type,
     )  # fmt: skip
     network = rules.get("network", ())
-    judge_network = bind(*audit_network.arguments(bind, network, refuse, ABSENT, DENY_RULE))
+    handed = bool(rules.get("handed"))
+    judge_network = bind(*audit_network.arguments(bind, network, refuse, ABSENT, DENY_RULE, handed=handed))
     judge_run = bind(_judge_run, refuse, PermissionDenied, ABSENT, pid, run, str, bytes, list, int, type)
     judged = JUDGED | {COMMAND_REFUSED} if run else JUDGED
     namespaces = NAMESPACES - {"ctypes"} if "ctypes" in calls else NAMESPACES

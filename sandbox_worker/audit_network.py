@@ -6,7 +6,7 @@ As in `audit_hook`, what the hook runs has no globals: its values are defaults, 
 from __future__ import annotations
 
 from sandbox_worker._paths import normalise
-from sandbox_worker.errors import PermissionDenied
+from sandbox_worker.errors import UNHANDED, PermissionDenied
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,11 +60,14 @@ def _unix_verdict(path, allow, deny, normalise):
 
 
 def judge_network(
-    event, args, network, verdict, unix_verdict, refuse, denied, absent, deny_rule, str, bytes, int, tuple, type
-):
+    event, args,
+    network, handed, verdict, unix_verdict, refuse, denied, absent, deny_rule, unhanded, str, bytes, int, tuple, type,
+):  # fmt: skip
     """To where a rule leads, as far as text tells; without a rule say where the plugin wanted to go.
 
-    `network` is empty, or four tables: the connect rules, allow and deny, and the listen rules.
+    `network` is empty, or four tables: the connect rules, allow and deny, and the listen rules. Where calls are
+    `handed` over, one that is not is refused whatever a rule says: no kernel asks the broker about it, and text alone
+    decides too little.
     """
     if event == "socket.__new__":
         if args[1] == 1 or args[1] == -1:  # AF_UNIX for a socketpair, or a descriptor that exists already
@@ -76,6 +79,7 @@ def judge_network(
     where = args[1] if event in ("socket.connect", "socket.sendto", "socket.sendmsg", "socket.bind") else args
     if where is None:
         return
+    passed = not handed or event[7:10] == "get" or args[2:] != ()
     target, host, port = "an address", None, None
     if type(where) is tuple and where:
         host, port = where[0], where[1] if where[1:] else None
@@ -93,9 +97,9 @@ def judge_network(
         if network and path[:1] == "/" and event in ("socket.connect", "socket.bind"):
             allow, deny = network[2:] if kind == "net.listen" else network[:2]
             answer = unix_verdict(path, allow, deny)
-            if answer == 1:
+            if answer == 1 and passed:
                 return
-            refuse(kind, target, deny_rule if answer < 0 else absent, denied)
+            refuse(kind, target, deny_rule if answer < 0 else unhanded if answer else absent, denied)
     if network and event in (
         "socket.connect", "socket.bind", "socket.getaddrinfo", "socket.gethostbyname"
     ):  # fmt: skip
@@ -105,18 +109,19 @@ def judge_network(
         if type(host) is str and (lookup or type(port) is int):
             allow, deny = network[2:] if kind == "net.listen" else network[:2]
             answer = verdict(host, port if type(port) is int else None, allow, deny)
-            if answer == 1:
+            if answer == 1 and passed:
                 return
-            refuse(kind, target, deny_rule if answer < 0 else absent, denied)
+            refuse(kind, target, deny_rule if answer < 0 else unhanded if answer else absent, denied)
     refuse(kind, target, absent, denied)
 
 
 def arguments(
-    bind: Callable[..., Any], network: Any, refuse: Any, absent: str, deny_rule: str | None
+    bind: Callable[..., Any], network: Any, refuse: Any, absent: str, deny_rule: str | None, *, handed: bool = False
 ) -> tuple[Any, ...]:
     """What to `bind` for a hook that judges by these tables: the function and its values.
 
-    `network` is empty or the tables of `judge_network`, whose rows are (stem, exact, ranges of ports or None).
+    `network` is empty or the tables of `judge_network`, whose rows are (stem, exact, ranges of ports or None); `handed`
+    as there.
     """
     verdict: Any = ()
     unix_verdict: Any = ()
@@ -126,6 +131,6 @@ def arguments(
         verdict = bind(_net_verdict, bind(_subject, _socket.inet_pton, OSError, int))
         unix_verdict = bind(_unix_verdict, bind(normalise))
     return (
-        judge_network, network, verdict, unix_verdict, refuse, PermissionDenied, absent, deny_rule, str, bytes, int,
-        tuple, type,
+        judge_network, network, handed, verdict, unix_verdict, refuse, PermissionDenied, absent, deny_rule, UNHANDED,
+        str, bytes, int, tuple, type,
     )  # fmt: skip

@@ -30,6 +30,8 @@ DROPPED: Final = "dropped"
 """The plugin had it and gave it up (`plugin_api.permissions.drop`)."""
 NOT_OFFERED: Final = "not-offered"
 """The plugin may call functions of this name, and the application has none."""
+UNHANDED: Final = "unhanded"
+"""The call goes past the methods that hand it over to the broker, which alone reaches a network (`_handed`)."""
 OF_COMMANDS: Final = {
     "arguments": "the manifest allows it with other arguments",
     "name": "a command is called by the name that the manifest has for it, or by a path to it",
@@ -57,6 +59,8 @@ def refusal(permission: str, target: str, reason: str) -> str:
         why = OF_COMMANDS.get(reason, f"the {reason} is for the loader, not for the program" if " " in reason else why)
     if permission == INTERPRETER:
         why = "plugins may not reach into the interpreter"
+    if reason == UNHANDED:
+        why = "the methods of socket.socket hand a call over to the broker here, and this one goes past them"
     if reason == NOT_OFFERED:
         why = "the application offers no such function"
     layer = "the host" if permission == "host" else "the audit hook"
@@ -69,6 +73,8 @@ def hint_for(permission: str, target: str, reason: str) -> str:
         return "a deny rule always wins: only removing it could allow this"
     if reason == DROPPED:
         return "what a plugin drops does not come back"
+    if reason == UNHANDED:
+        return "use the methods of socket.socket, which reach what the manifest grants"
     if reason == NOT_OFFERED:
         return "it is granted already; the application has to offer it"
     if permission == "run" and reason not in (ABSENT, DENY_RULE):

@@ -169,6 +169,6 @@ def require(client: str) -> dict[str, Any]:
 def at(attacker: Any, tier: str, **options: Any) -> Any:
     """An attacker at that tier, which is skipped where the machine does not reach it."""
     try:
-        return attacker(tier=tier, **options)
+        return attacker(tier=tier, minimum_tier=tier, **options)
     except host.LockdownUnavailable as e:
         need(None, str(e))

@@ -84,7 +84,7 @@ class Proof:
 def abilities() -> dict[str, Any]:
     """What the spawner finds on this machine (`sandbox_worker.walls.machine`); nothing where it can't run at all.
 
-    ``network`` is what the broker finds: its variant, "" where it can't work, and what is missing for a better one.
+    ``network`` is what the broker finds: its variant, "" where it can't run, and what is missing for a better one.
     """
     try:
         spawner = Spawner(interpreters.find())
@@ -177,12 +177,14 @@ def layers(found: Mapping[str, Any], proof: Proof) -> list[Layer]:
 
 def _broker(network: Mapping[str, Any]) -> Layer:
     """What holds network grants, metadata and locks; a plugin without a grant for such needs none of it."""
-    holds = "net.connect and net.listen, by address, name and port; chmod, utime and flock, inside write grants"
-    lacks = "; ".join(network["missing"])
-    if network["variant"]:
-        return Layer("broker", "present", f"{holds} ({network['variant']}{f': {lacks}' if lacks else ''})")
-    without = "without it chmod and utime report success and do nothing below walled, and flock is not held"
-    return Layer("broker", "missing", holds, f"{lacks}; {without}")
+    variant, lacks = network["variant"], "; ".join(network["missing"])
+    files = "chmod, utime and flock, inside write grants"
+    if variant == "handed":
+        files = "chmod and utime in confined and filtered report success and do nothing, and flock is not held"
+    holds = f"net.connect and net.listen, by address, name and port; {files}"
+    if variant:
+        return Layer("broker", "present", f"{holds} ({variant}{f': {lacks}' if lacks else ''})")
+    return Layer("broker", "missing", holds, lacks)
 
 
 def _why_no_namespaces(found: Mapping[str, Any]) -> str:

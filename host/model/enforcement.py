@@ -111,16 +111,16 @@ ROWS: Final = (
         Cell(_BOTH, "no interface, and without a grant no socket; with one the broker connects"),
         Cell(_BOTH, "without a grant no socket; with one the broker connects"),
         Cell(_BOTH, "as confined"),
-        Cell((HOOK,), "nothing is granted"),
+        Cell((HOOK,), "with a grant the broker connects"),
         "TCP and unix streams alone; where sockets are replaced (walled, containers) only the usual options set before "
-        "connecting stay; where doctor shows handed, Python code alone connects",
+        "connecting stay; where doctor shows handed, Python code alone connects, and in hooked C code is not held",
     ),
     _row(
         "net.listen",
         Cell(_BOTH, "as net.connect"),
         Cell(_BOTH, "as net.connect"),
         Cell(_BOTH, "as net.connect"),
-        Cell((HOOK,), "nothing is granted"),
+        Cell((HOOK,), "as net.connect, but for listen(2) past `socket`"),
         "no port that is shared (SO_REUSEPORT) or that the kernel chooses; a unix socket gets mode 0700",
     ),
     _row(

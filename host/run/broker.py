@@ -37,8 +37,8 @@ class Broker(Helper):
 
     @functools.cached_property
     def abilities(self) -> tuple[str, tuple[str, ...]]:
-        """How it gets at a worker's socket, "pidfd_getfd", "addfd", "handed" where Python code has to hand each call
-        over, or "" where it can't; and what keeps it from a better way. Waits until that is found. Raises HostError."""
+        """How it gets at a worker's socket, "pidfd_getfd", "addfd", or "handed" where Python code has to hand each call
+        over; and what keeps it from a better way. Waits until that is found. Raises HostError."""
         _, found = self._ask("abilities", ["abilities"])
         return found["variant"], tuple(found["missing"])
 

@@ -99,14 +99,15 @@ def command(interpreter: Interpreter, prelude: str = "", *, serves: bool = False
 
 
 def _prelude(descriptors: Sequence[int], limits: dict[str, int]) -> str:
-    """What the spawner does for other tiers: descriptors and rlimits, in the worker's own interpreter.
+    """What the spawner does for other tiers: descriptors, from 3 on, and rlimits, in the worker's own interpreter.
 
     A preexec_fn would run Python in a forked copy of a host with threads, which may deadlock (subprocess's manual).
     """
+    count = len(descriptors)
     spare = max(descriptors) + 1  # copied out of the way first, so that none is overwritten before its turn
     return (
         f"import posix, resource; [posix.dup2(d, {spare} + i) for i, d in enumerate({list(descriptors)!r})]; "
-        f"[posix.dup2({spare} + i, 3 + i) for i in range(3)]; posix.closerange(6, {spare} + 3); "
+        f"[posix.dup2({spare} + i, 3 + i) for i in range({count})]; posix.closerange(3 + {count}, {spare} + {count}); "
         f"[resource.setrlimit(getattr(resource, 'RLIMIT_' + n.upper()), (v, v)) for n, v in {limits!r}.items()]; "
     )
 
@@ -141,18 +142,22 @@ class Walled:
 
 
 class Bare:
-    """A worker without kernel walls: tier `hooked`. No spawner, no ctypes; rlimits and a built environment remain."""
+    """A worker without kernel walls: tier `hooked`. No spawner, no ctypes; rlimits and a built environment remain.
+
+    `ends` are its ends of the four pipes and, where it hands calls over, of the way to the broker.
+    """
 
     def __init__(self, interpreter: Interpreter, launch: Launch, ends: Sequence[int]) -> None:
         import subprocess
 
-        calls, replies, events, log = ends
+        calls, replies, events, log, *broker = ends
+        kept = (calls, replies, events, *broker)
         self._process = subprocess.Popen(
-            command(interpreter, _prelude((calls, replies, events), launch.limits)),
+            command(interpreter, _prelude(kept, launch.limits)),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            pass_fds=[calls, replies, events],
+            pass_fds=kept,
             env=launch.environment,
             cwd=launch.folder,
             start_new_session=True,

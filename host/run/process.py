@@ -76,7 +76,7 @@ class WorkerProcess:
     ) -> None:
         """Start the process; `broker` is for a `launch` of which something is brokered.
 
-        Raises OSError (no descriptors left), HostError (the spawner can't), LockdownUnavailable (the broker can't).
+        Raises OSError (no descriptors left), HostError (spawner or broker can't).
         """
         self.tier: Final = launch.tier
         self.rules: Final = launch.rules

@@ -92,7 +92,7 @@ class Workers:
         """A worker that is locked down, proven, and has loaded the plugin; `decide` takes the variables' values.
 
         `on_failed` gets a worker that was started and ended all the same. Raises PluginStartError, LockdownUnavailable
-        (a network grant that can't be held here), and what `decide` raises.
+        (a run grant in tier `hooked`), and what `decide` raises.
         """
         tmp = tempfile.mkdtemp(prefix="plughold-") if _uses(manifest, "${tmp}") else None
         try:
@@ -135,18 +135,16 @@ class Workers:
     def _launch(self, launch: Launch, limits: Limits) -> tuple[Worker, Launch]:
         """The worker, and what it was started with.
 
-        Raises PluginStartError; LockdownUnavailable where this machine can't hold a network grant.
+        Raises PluginStartError; LockdownUnavailable where a command could not be held.
         """
         if launch.run and self.tier == "hooked":
             text = "a command stays in its worker's walls by the kernel alone, and tier hooked has none of it"
             raise LockdownUnavailable(f"run: {text}", tier="filtered", missing=("seccomp filters",))
         try:
             spawner = None if self.tier == "hooked" else self._live_spawner()
-            if launch.brokered and spawner is not None and not spawner.abilities["notifications"]:
+            if launch.brokered and (spawner is None or not spawner.abilities["notifications"]):
                 launch = launch.without_notifications()
             return Worker(launch, limits, self._interpreter, spawner, self._watcher, self._brokerage(launch)), launch
-        except LockdownUnavailable:  # says what this machine lacks, and has an exit status of its own
-            raise
         except (OSError, HostError) as e:  # no descriptors or processes left, a spawner that died just now
             raise PluginStartError(f"has no worker: {e}") from e
 
@@ -195,9 +193,6 @@ class Workers:
             return self._spawner
 
     def _live_broker(self) -> Broker:
-        if self.tier == "hooked":
-            text = "net.connect and net.listen are held by the kernel alone, and tier hooked has none of it"
-            raise LockdownUnavailable(text, tier="filtered", missing=("seccomp notifications",))
         with self._lock:
             if self._broker is None or not self._broker.alive:
                 if self._broker is not None:

@@ -19,7 +19,7 @@ from sandbox_worker._addresses import LOOPBACK, classify
 from sandbox_worker.broker import paths
 from sandbox_worker.broker import policy as rules
 from sandbox_worker.broker.files import Files
-from sandbox_worker.broker.handed import LOOK_UP, Handed
+from sandbox_worker.broker.handed import LOOK_UP, NUMBERS, Handed
 from sandbox_worker.broker.notify import Address, UnixPath, parse_address
 from sandbox_worker.broker.sockets import Duplicates, Replacements, bound_to, refused
 from sandbox_worker.messages import RESOLVE_PREFIX, event_record
@@ -69,6 +69,8 @@ class Calls:
         self._connecting: set[socket.socket] = set()
         self._askers: set[int] = set()
         numbers = linux.ARCHITECTURE.numbers if linux.ARCHITECTURE else {}
+        if isinstance(way, Handed):
+            numbers = NUMBERS
         handlers: dict[str, Callable[[Call], Slow | None]] = {
             "connect": self._connect,
             "bind": self._bind,

@@ -22,8 +22,6 @@ import os
 import select
 import socket
 
-from sandbox_worker.walls import linux
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -31,9 +29,11 @@ if TYPE_CHECKING:
 
 LOOK_UP: Final = -2
 """Stands for looking up a name, where other calls have their numbers."""
+NUMBERS: Final = {"connect": -3, "bind": -4, "listen": -5}
+"""Of calls that are handed over: the machine may be one whose numbers are not known."""
 _NO_CALL: Final = -1
+_KINDS: Final = {b"n": LOOK_UP, b"c": NUMBERS["connect"], b"b": NUMBERS["bind"], b"l": NUMBERS["listen"]}
 _PACKET_MAX: Final = 512
-_CALLS: Final = {b"c": "connect", b"b": "bind", b"l": "listen"}
 
 
 class HandedCall:
@@ -42,9 +42,8 @@ class HandedCall:
     __slots__ = ("_reply", "_socket", "content", "gift", "number")
 
     def __init__(self, packet: bytes, descriptors: list[int]) -> None:
-        numbers = linux.ARCHITECTURE.numbers if linux.ARCHITECTURE else {}
-        kind, self.content = packet[:1], packet[1:]
-        self.number = LOOK_UP if kind == b"n" else numbers.get(_CALLS.get(kind, ""), _NO_CALL)
+        self.content = packet[1:]
+        self.number = _KINDS.get(packet[:1], _NO_CALL)
         self.gift: socket.socket | None = None
         self._reply, self._socket = (*descriptors, -1, -1)[:2]
 

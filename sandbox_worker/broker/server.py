@@ -11,9 +11,8 @@ the worker, before it is one, sends the listener of its filter; with `handed` it
 the socket is one of packets. `number` is the host's name for the worker. `layers`, `deny` and `writes` are as
 `policy.policy_of` takes them; where they make no sense, that is said on stderr and the descriptors are closed.
 `replace` asks for sockets of the broker's own, which `variant` "addfd" makes of every request. `variant` is
-"pidfd_getfd", "addfd", "handed" where there are no notifications, or "" where there is no filter either; `missing` says
-why. "narrow" takes the place of the rules that the worker of that number was announced with; of one that is gone it
-changes nothing.
+"pidfd_getfd", "addfd", or "handed" where there are no notifications; `missing` says why. "narrow" takes the place of
+the rules that the worker of that number was announced with; of one that is gone it changes nothing.
 
 The end of the stream, a frame that makes no sense and the host's death end the broker; what workers then ask of it
 fails.
@@ -42,6 +41,7 @@ DUPLICATES: Final = "pidfd_getfd"
 REPLACEMENTS: Final = "addfd"
 HANDED: Final = "handed"
 _PYTHON_ALONE: Final = "; Python code hands its connections over, and C libraries reach nothing"
+_PYTHON_HELD: Final = "; Python code hands its connections over, and nothing holds C libraries"
 
 _WHY_NOT: Final = {
     errno.EBUSY: "an outer sandbox answers seccomp notifications itself, and a process has one such sandbox",
@@ -88,11 +88,10 @@ def _serve(control: Control) -> NoReturn:
 
 def _announce(wanted: dict[str, Any], channel: int, events: int, names: Names, variant: str) -> Policy | None:
     try:
-        if not variant:
-            raise ValueError("no seccomp filters on this machine")
-        replace = bool(wanted["replace"]) or variant == REPLACEMENTS
+        handed = bool(wanted["handed"])
+        replace = bool(wanted["replace"]) or (variant == REPLACEMENTS and not handed)  # handed, the socket is at hand
         policy = policy_of(wanted)
-        service = Service(channel, events, policy, names, replace=replace, handed=bool(wanted["handed"]))
+        service = Service(channel, events, policy, names, replace=replace, handed=handed)
     except (ValueError, TypeError, KeyError) as error:
         os.close(channel)
         os.close(events)
@@ -118,7 +117,7 @@ def find_variant() -> tuple[str, list[str]]:
     error = try_notifications()
     if error:
         why = _WHY_NOT.get(error, f"seccomp notifications do not work: {os.strerror(error)}")
-        return ("", [why]) if error == errno.ENOSYS else (HANDED, [why + _PYTHON_ALONE])
+        return HANDED, [why + (_PYTHON_HELD if error == errno.ENOSYS else _PYTHON_ALONE)]
     pidfd = os.pidfd_open(os.getpid())
     try:
         os.close(linux.syscall("pidfd_getfd", pidfd, pidfd, 0))

@@ -1,4 +1,7 @@
-"""Network grants where the kernel can't ask the broker: Python code reaches what is granted, and nothing more."""
+"""Network grants where the kernel can't ask the broker: Python code reaches what is granted, and nothing more.
+
+In tier `hooked` no kernel layer is beneath, and the audit hook refuses what goes past the broker.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,8 @@ from host.run.spawner import Spawner
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-TIERS: Final = ["confined", "walled"]
+WALLED: Final = ["confined", "walled"]
+TIERS: Final = [*WALLED, "hooked"]
 LIBC: Final = """
 import ctypes, socket, struct
 libc = ctypes.CDLL(None, use_errno=True)
@@ -83,7 +87,7 @@ def test_a_client_reaches_a_granted_unix_socket_and_no_other(attacker: Any, clie
             other.close()
 
 
-@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("tier", WALLED)
 def test_native_code_reaches_nothing(attacker: Any, servers: tuple[Server, Server], tier: str) -> None:
     permissions = {
         "net.connect": [f"127.0.0.1:{servers[0].port}"],
@@ -95,8 +99,9 @@ def test_native_code_reaches_nothing(attacker: Any, servers: tuple[Server, Serve
     assert servers[0].met == 0
 
 
-def test_what_the_broker_refuses_is_its_own_word(attacker: Any, servers: tuple[Server, Server]) -> None:
-    worker = attacker(permissions={"net.connect": [f"*.example:{servers[1].port}"]})
+@pytest.mark.parametrize("tier", TIERS)
+def test_what_the_broker_refuses_is_its_own_word(attacker: Any, servers: tuple[Server, Server], tier: str) -> None:
+    worker = at(attacker, tier, permissions={"net.connect": [f"*.example:{servers[1].port}"]})
     code = "import socket; socket.socket().connect(('127.0.0.1', port))"
     assert worker.reason(code, port=servers[1].port) == ("PermissionError", "", 13)
     [record] = worker.plugin.denials()
@@ -105,9 +110,10 @@ def test_what_the_broker_refuses_is_its_own_word(attacker: Any, servers: tuple[S
     assert servers[1].met == 0
 
 
+@pytest.mark.parametrize("tier", TIERS)
 @pytest.mark.parametrize("way", ["socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyname_ex"])
-def test_a_name_that_is_not_granted_is_not_looked_up(attacker: Any, way: str) -> None:
-    worker = attacker(permissions={"net.connect": ["localhost:80"]})
+def test_a_name_that_is_not_granted_is_not_looked_up(attacker: Any, way: str, tier: str) -> None:
+    worker = at(attacker, tier, permissions={"net.connect": ["localhost:80"]})
     rest = ", 80" if way.endswith("info") else ""
     assert worker.is_denied(f"import socket; {way}('elsewhere.example'{rest})")
     assert "127.0.0.1" in str(worker.run(f"import socket; result = repr({way}('localhost'{rest}))"))
@@ -143,7 +149,8 @@ def test_asyncio_serves_where_it_is_granted(plugin_from: Any, must_work: Any, ti
     with tempfile.TemporaryDirectory(prefix="plughold-", dir="/tmp") as data:
         permissions = {"net.listen": ["unix:${data}/s"], "fs.write": ["${data}"]}
         try:
-            plugin = plugin_from(SERVE, tier=tier, data=data, permissions=permissions, limits={"call_timeout": "20 s"})
+            options = {"tier": tier, "minimum_tier": tier, "limits": {"call_timeout": "20 s"}}
+            plugin = plugin_from(SERVE, data=data, permissions=permissions, **options)
         except host.LockdownUnavailable as e:
             must_work(False, str(e))
         path = os.path.realpath(f"{data}/{plugin.__name__}/s")
@@ -198,7 +205,80 @@ HOSTILE: Final = {
 }
 
 
+PAST: Final = {
+    "connect": "_socket.socket(2, 1, 0).connect(where)",
+    "connect_ex": "_socket.socket(2, 1, 0).connect_ex(where)",
+    "the method of the base": "_socket.socket.connect(socket.socket(), where)",
+    "a socket of a descriptor": "_socket.socket(fileno=socket.socket().detach()).connect(where)",
+    "a name": "_socket.socket.connect(socket.socket(), ('localhost', port))",
+    "bind": "_socket.socket.bind(socket.socket(), where)",
+    "a unix socket": "_socket.socket.connect(socket.socket(socket.AF_UNIX), path)",
+    "fast open": "socket.socket().sendto(b'x', 0x20000000, where)",
+    "an address for sendmsg": "socket.socket().sendmsg([b'x'], [], 0x20000000, where)",
+    "UDP": "socket.socket(socket.AF_INET, socket.SOCK_DGRAM)",
+    "MPTCP": "socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262)",
+    "raw": "socket.socket(socket.AF_INET, socket.SOCK_RAW, 1)",
+    "unix datagrams": "socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b'x', path)",
+    "a reverse look-up": "socket.gethostbyaddr('127.0.0.1')",
+}
+"""Ways that are no call handed over, to what is granted."""
+
+
 @pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("everything", [False, True])
+def test_what_goes_past_the_broker_reaches_not_even_what_is_granted(
+    attacker: Any, servers: tuple[Server, Server], tier: str, everything: bool
+) -> None:
+    """By an address rule, and by a name's, under which the hook's text alone would let any address pass."""
+    with tempfile.TemporaryDirectory(prefix="plughold-", dir="/tmp") as folder:
+        unix = UnixServer(f"{os.path.realpath(folder)}/s")
+        where: list[Any] = [f"127.0.0.1:{servers[0].port}", f"localhost:{servers[0].port}"]
+        permissions = {"net.connect": [*where, f"unix:{unix.path}"], "net.listen": where}
+        if everything:
+            permissions = {"net.connect": [{"target": "*", "private": True}]}
+        try:
+            worker = at(attacker, tier, permissions=permissions)
+            for way, code in PAST.items():
+                prologue = "import _socket, socket; where = ('127.0.0.1', port); result = "
+                outcome = worker.reason(prologue + code, port=servers[0].port, path=unix.path)
+                assert outcome[0] in ("PermissionDenied", "PermissionError", "gaierror"), (way, outcome)
+            assert (servers[0].met, unix.met) == (0, 0)
+            assert worker.run(CLIENTS["http.client"], name="localhost", port=servers[0].port) == "hello"
+        finally:
+            unix.close()
+
+
+def test_a_refusal_past_the_broker_says_which_way_leads_there(attacker: Any, servers: tuple[Server, Server]) -> None:
+    worker = at(attacker, "hooked", permissions={"net.connect": [f"127.0.0.1:{servers[0].port}"]})
+    past = "import _socket; _socket.socket(2, 1, 0).connect(('127.0.0.1', port))"
+    assert "the methods of socket.socket hand a call over" in worker.attempt(past, port=servers[0].port)[3]
+    assert not worker.is_stopped("import socket; socket.socket().connect(('127.0.0.1', port))", port=servers[0].port)
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_what_is_dropped_is_refused_at_once_and_by_the_broker_from_the_next_call_on(
+    attacker: Any, servers: tuple[Server, Server], tier: str
+) -> None:
+    first, second = (server.port for server in servers)
+    worker = at(attacker, tier, permissions={"net.connect": [f"127.0.0.1:{first}", f"127.0.0.1:{second}"]})
+    drop = f"from sandbox_worker.plugin_api import permissions; permissions.drop('net.connect', '127.0.0.1:{first}')"
+    connect = "import socket; socket.create_connection(('127.0.0.1', {}))"
+    assert worker.reason(f"{drop}\n{connect.format(first)}") == ("PermissionDenied", "net.connect", 13)
+    packet = """
+import socket, struct
+ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+made = socket.socket()
+address = struct.pack("=HH4s8x", 2, socket.htons(port), bytes((127, 0, 0, 1)))
+rights = struct.pack("=ii", theirs.fileno(), made.fileno())
+socket.socket(fileno=6).sendmsg([b"c" + address], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+result = int.from_bytes(ours.recv(99), "little")
+"""
+    assert not worker.is_stopped(connect.format(second))
+    assert worker.run(packet, port=first) == 13
+    assert servers[0].met == 0
+
+
+@pytest.mark.parametrize("tier", WALLED)
 def test_a_plugin_may_run_commands_beside_it(attacker: Any, servers: tuple[Server, Server], tier: str) -> None:
     """The way to the keeper and the way to the broker are two, and neither keeps the other open."""
     program = os.path.realpath("/bin/echo")
@@ -216,12 +296,13 @@ def descriptors_of(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
+@pytest.mark.parametrize("tier", ["confined", "hooked"])
 @pytest.mark.parametrize("packet", HOSTILE)
 def test_a_plugin_that_speaks_to_the_broker_itself_gets_no_further(
-    attacker: Any, servers: tuple[Server, Server], packet: str
+    attacker: Any, servers: tuple[Server, Server], packet: str, tier: str
 ) -> None:
     """Whatever it sends, it harms no other worker of the same broker, and leaves no descriptor there."""
-    worker = attacker(permissions={"net.connect": [f"127.0.0.1:{servers[0].port}"]})
+    worker = at(attacker, tier, permissions={"net.connect": [f"127.0.0.1:{servers[0].port}"]})
     owner = worker.plugin._owner
     code = f"""
 import os, socket, struct
@@ -262,3 +343,36 @@ def test_under_another_sandbox_that_takes_the_notifications_this_way_is_found() 
     assert not done.returncode, done.stderr
     assert done.stdout.startswith("handed ")
     assert "outer sandbox" in done.stdout
+
+
+BARE: Final = """
+import errno, sys
+from sandbox_worker.walls import bpf, linux
+linux.prctl(38, 1)
+linux.install_filter(
+    bpf.compile_filter({"seccomp": bpf.fail_with(errno.ENOSYS)}, bpf.ALLOW, linux.ARCHITECTURE).patch({})
+)
+import host
+with host.PluginHost("tests", grants="requested", minimum_tier="hooked") as plugins:
+    plugin = plugins.load(sys.argv[1])
+    print(plugins.tier, plugin.call("reach", port=int(sys.argv[2])))
+"""
+
+
+def test_a_machine_without_filters_has_networks_too(plugin_from: Any, servers: tuple[Server, Server]) -> None:
+    import subprocess
+
+    from walls_driver import CHECKOUT
+
+    source = """
+        import socket
+        @hookimpl
+        def reach(port):
+            with socket.create_connection(("127.0.0.1", port), 5) as client:
+                client.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n")
+                return client.makefile().read()[-5:]
+        """
+    manifest = plugin_from.manifest(source, permissions={"net.connect": [f"127.0.0.1:{servers[0].port}"]})
+    command = [sys.executable, "-c", BARE, str(manifest), str(servers[0].port)]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False, timeout=60)
+    assert done.stdout == "hooked hello\n", done.stderr

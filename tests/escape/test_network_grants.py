@@ -185,11 +185,6 @@ def test_a_server_listens_where_it_is_granted(plugin_from: Any) -> None:
     assert (data, said) == (b"hello", ["served"])
 
 
-def test_a_tier_without_the_kernel_grants_no_network(attacker: Any) -> None:
-    with pytest.raises(host.LockdownUnavailable, match=r"net\.connect"):
-        attacker(permissions={"net.connect": ["127.0.0.1"]}, tier="hooked", minimum_tier="hooked")
-
-
 AROUND: Final = """
 import ctypes, socket, struct
 libc = ctypes.CDLL(None, use_errno=True)
