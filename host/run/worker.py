@@ -67,6 +67,8 @@ class Worker(WorkerProcess):
     _open: tuple[tuple[int, str], ...] = ()
     """Number and hook of each call that runs, the outermost first."""
     _calls = _asks = _pings = 0
+    _sent_call = 0
+    """The last call that was written: what is said of one before it would be lost."""
 
     # --- the start
 
@@ -134,17 +136,24 @@ class Worker(WorkerProcess):
         return run(self.steps(hook, arguments, answer))
 
     def steps(
-        self, hook: str, arguments: dict[str, Any], answer: Callable[[messages.Ask], list[object]]
+        self,
+        hook: str,
+        arguments: dict[str, Any],
+        answer: Callable[[messages.Ask], list[object]],
+        begun: Callable[[int], None] | None = None,
     ) -> Steps[messages.Result | messages.Error]:
-        """`call`, step by step."""
+        """`call`, step by step. `begun` is told the call's number when it can be cancelled, and may raise HostError."""
         call_id, outer, sent = self._calls + 1, self._open, self._wire.sent
         frame = self._wire.encode([messages.CALL, call_id, hook, arguments])
         self._begin(call_id, hook)
         try:
+            if begun is not None:
+                begun(call_id)
             if len(frame) <= self._wire.at_once:
                 self._wire.send(frame)
             else:
                 yield functools.partial(self._wire.send, frame)
+            self._sent_call = call_id
             while True:
                 yield self._wire.replies
                 body = self._wire.read()
@@ -179,6 +188,7 @@ class Worker(WorkerProcess):
         taken, credit = 0, CREDIT
         try:
             self._wire.send(frame)
+            self._sent_call = call_id
             while True:
                 reply = self._next(call_id, self._wire.receive(), answer)
                 if reply is None:
@@ -281,33 +291,45 @@ class Worker(WorkerProcess):
         frame = self._wire.encode((yield functools.partial(answer, ask)))
         if deadline is not None:
             self._run_until(deadline + time.monotonic() - begun)
+        stop = self.stop
+        if stop is not None and not self._told:  # before the answer, which may have been refused for it
+            frame = self._cancel_frame(stop[0]) + frame
         if len(frame) <= self._wire.at_once:
             self._wire.send(frame)
         else:
             yield functools.partial(self._wire.send, frame)
 
-    @property
-    def next_call(self) -> int:
-        """The number of the call that begins next."""
-        return self._calls + 1
-
     def cancel(self, call_id: int = 0, reason: str = CANCELLED) -> None:
         """Ask an open call, or the outermost, to stop; the watcher kills the worker after the grace. From any thread.
 
-        A call that has ended is passed over.
+        A call that has ended is passed over; so is one that was asked before, or one around it, and has its grace.
         """
-        opened = self._open
-        call_id = call_id or (opened[0][0] if opened else 0)
-        if all(call_id != number for number, _ in opened):
+        numbers, stop = [number for number, _ in self._open], self.stop
+        call_id = call_id or (numbers[0] if numbers else 0)
+        if call_id not in numbers or (stop is not None and stop[0] in numbers and stop[0] <= call_id):
             return
-        self.stop = call_id, time.monotonic() + GRACE, reason
         self._told = False
+        self.stop = call_id, time.monotonic() + GRACE, reason
         self._tell(call_id)
         if self._watcher.asleep:
             self._watcher.wake()
 
+    def stopping(self) -> Callable[[], bool]:
+        """Tells, from any thread and also later, whether the call that runs now was asked to stop, or one around it."""
+        numbers = [number for number, _ in self._open]
+
+        def asked() -> bool:
+            stop = self.stop
+            return stop is not None and stop[0] in numbers
+
+        return asked
+
     def _tell(self, call_id: int) -> None:
-        self._told = self._wire.note(wire.Encoder().encode([messages.CANCEL, call_id]))
+        self._told = call_id <= self._sent_call and self._wire.note(self._cancel_frame(call_id))
+
+    @staticmethod
+    def _cancel_frame(call_id: int) -> bytes:
+        return wire.Encoder().encode([messages.CANCEL, call_id])
 
     def overdue(self, now: float) -> str | None:
         """Why it has to be killed now, if it has. The watcher asks; at a call's deadline it is asked to stop first."""

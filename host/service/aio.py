@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from host.run.steps import Steps, Want
+    from host.service.functions import Stoppable
     from host.service.lane import Lane
     from host.service.plugin import SandboxedPlugin
     from host.service.threads import Threads
@@ -246,13 +247,17 @@ class TrioDrive(Drive[_T]):
             raise
 
 
-def _on_trio(token: Any, value: Awaitable[Any], seconds: float) -> Any:
+def _on_trio(token: Any, value: Awaitable[Any], seconds: float, stoppable: Stoppable) -> Any:
     """The result of an async function of the application, on trio in another thread."""
     import trio
 
     async def bounded() -> Any:
+        def cancel() -> None:
+            with contextlib.suppress(trio.RunFinishedError):
+                token.run_sync_soon(scope.cancel)
+
         try:
-            with trio.fail_after(seconds):
+            with trio.fail_after(seconds) as scope, stoppable(cancel):
                 return await value
         except trio.TooSlowError:
             raise TimeoutError from None

@@ -8,11 +8,14 @@ text without paths: no traceback, no class and no attribute of the application's
 from __future__ import annotations
 
 import builtins
+import contextlib
 import contextvars
 import dataclasses
+import functools
 import logging
 import re
 import time
+from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from host.errors import HostError
@@ -24,12 +27,16 @@ from sandbox_worker.permissions import RequestError, decide
 
 if TYPE_CHECKING:
     import asyncio
-    import concurrent.futures
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
     from host.model.grants import Effective
     from host.service.dropped import Dropped
     from host.service.turn import Place, Turns
+
+    Stopping = Callable[[], bool]
+    """Whether a call was asked to stop."""
+    Stoppable = Callable[[Callable[[], object]], contextlib.AbstractContextManager[None]]
+    """Makes a context that is told how what happens in it can be cancelled, from any thread."""
 
 _F = TypeVar("_F", bound="Callable[..., Any]")
 _P = TypeVar("_P", bound="Place")
@@ -46,10 +53,15 @@ LOOP: Final[contextvars.ContextVar[asyncio.AbstractEventLoop | None]] = contextv
     "plughold_loop", default=None
 )
 """The loop that waits in `acall` for this call: async functions run on it."""
-OUTSIDE: Final[contextvars.ContextVar[Callable[[Awaitable[Any], float], Any] | None]] = contextvars.ContextVar(
-    "plughold_outside", default=None
+OUTSIDE: Final[contextvars.ContextVar[Callable[[Awaitable[Any], float, Stoppable], Any] | None]] = (
+    contextvars.ContextVar("plughold_outside", default=None)
 )
-"""Runs them, within so many seconds, where that loop is not asyncio's."""
+"""Runs them, within so many seconds and in a context that can cancel them, where that loop is not asyncio's."""
+
+
+class _Stopped(Exception):
+    def __init__(self) -> None:
+        super().__init__("the call was asked to stop")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -94,7 +106,7 @@ class Functions:
 class Asked(Generic[_P]):
     """The asks for functions of one worker after the other, as they are answered. Called by whoever runs their call."""
 
-    __slots__ = ("_dropped", "_functions", "_future", "_place", "_plugin", "_refuse", "_spent", "_turn", "_turns")
+    __slots__ = ("_dropped", "_functions", "_place", "_plugin", "_refuse", "_spent", "_turn", "_turns", "_waiting")
 
     def __init__(
         self,
@@ -113,13 +125,14 @@ class Asked(Generic[_P]):
         self._refuse = refuse
         self._turn = -1
         self._spent = 0.0
-        self._future: concurrent.futures.Future[Any] | None = None
+        self._waiting: list[tuple[Stopping, Callable[[], object]]] = []
+        """Async functions that run, and how to cancel each."""
 
-    def cancel(self) -> None:
-        """Cancel the async function that runs on another thread's loop, if one does."""
-        future = self._future
-        if future is not None:
-            future.cancel()
+    def look(self) -> None:
+        """Cancel the async functions whose calls were asked to stop meanwhile; from any thread."""
+        for stopping, cancel in tuple(self._waiting):
+            if stopping():
+                cancel()
 
     def reason(self, name: str, effective: Effective) -> str:
         """Why the plugin may call the function, or why not."""
@@ -128,8 +141,11 @@ class Asked(Generic[_P]):
         reason = reason_for("host", name, effective)
         return NOT_OFFERED if reason == ALLOWED and self._functions.get(name) is None else reason
 
-    def answer(self, ask: messages.Ask, effective: Effective, turn: int) -> list[object]:
-        """The message that answers `ask` in the plugin's call number `turn`. Only a BaseException leaves it."""
+    def answer(self, ask: messages.Ask, effective: Effective, turn: int, stopping: Stopping) -> list[object]:
+        """The message that answers `ask` in the plugin's call number `turn`. Only a BaseException leaves it.
+
+        For a call that was asked to stop no function is begun.
+        """
         reason = self.reason(ask.function, effective)
         function = self._functions.get(ask.function)
         if function is None or reason != ALLOWED:
@@ -143,10 +159,12 @@ class Asked(Generic[_P]):
             left = function.timeout - self._spent
             if left <= 0:
                 raise TimeoutError(f"the functions of this call took more than {function.timeout:g} s together")
+            if stopping():
+                raise _Stopped
             with self._turns.serving(self._place):
                 value = function.run(**ask.arguments)
                 if hasattr(type(value), "__await__"):
-                    value = self._awaited(value, left)
+                    value = self._awaited(value, left, stopping)
             wire.check(value)
         except Exception as e:  # noqa: BLE001 - whatever the application's function raises is the plugin's answer
             _log.debug("function %s raised for plugin %s", ask.function, self._plugin, exc_info=True)
@@ -156,35 +174,61 @@ class Asked(Generic[_P]):
                 self._spent += time.monotonic() - begun
         return [messages.ANSWER, ask.id, value]
 
-    def _awaited(self, value: Awaitable[Any], seconds: float) -> Any:
+    @contextlib.contextmanager
+    def _stoppable(self, value: object, stopping: Stopping, cancel: Callable[[], object]) -> Iterator[None]:
+        """Call `cancel` when the call is asked to stop meanwhile. Where it was before, end `value`: raises _Stopped."""
+        waiting = stopping, cancel
+        self._waiting.append(waiting)  # first: whoever asks it to stop later finds it
+        try:
+            if stopping():
+                if isinstance(value, Coroutine):
+                    value.close()
+                raise _Stopped
+            yield
+        finally:
+            self._waiting.remove(waiting)
+
+    def _awaited(self, value: Awaitable[Any], seconds: float, stopping: Stopping) -> Any:
         """The result of what an async function returned: on the loop of `acall`, else on one of its own."""
         import asyncio
-        import concurrent.futures
+
+        async def bounded() -> Any:
+            inside = asyncio.get_running_loop()
+            task: Any = asyncio.current_task()
+
+            def cancel() -> None:
+                with contextlib.suppress(RuntimeError):  # the loop is closed
+                    inside.call_soon_threadsafe(task.cancel)
+
+            try:
+                with self._stoppable(value, stopping, cancel):
+                    async with asyncio.timeout(seconds):
+                        return await value
+            except asyncio.CancelledError:
+                if stopping():
+                    raise _Stopped from None
+                raise
 
         outside = OUTSIDE.get()
         if outside is not None:
-            return outside(value, seconds)
-
-        async def bounded() -> Any:
-            async with asyncio.timeout(seconds):
-                return await value
-
+            return outside(value, seconds, functools.partial(self._stoppable, value, stopping))
         try:
             here = asyncio.get_running_loop()
         except RuntimeError:
             here = None
         loop = LOOP.get()
         if loop is not None and loop is not here and loop.is_running():
-            self._future = future = asyncio.run_coroutine_threadsafe(bounded(), loop)
+            future = asyncio.run_coroutine_threadsafe(bounded(), loop)
             try:
                 return future.result(seconds + _LOOP_GRACE)
             finally:
-                self._future = None
                 future.cancel()
         if here is None:
             return asyncio.run(bounded())
+        from concurrent.futures import ThreadPoolExecutor
+
         context = contextvars.copy_context()
-        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        with ThreadPoolExecutor(1) as pool:
             return pool.submit(context.run, asyncio.run, bounded()).result()
 
 

@@ -235,10 +235,9 @@ class Lane:
 
     def _deliver(self, worker: Worker, hook: str, arguments: dict[str, Any], ticket: Ticket | None) -> Steps[Any]:
         """Send the call and take the reply; errors are told as this plugin's."""
-        if ticket is not None:
-            ticket.begin(functools.partial(self.cancel, worker.next_call))
+        begun = None if ticket is None else lambda number: ticket.begin(functools.partial(self.cancel, number))
         try:
-            return (yield from worker.steps(hook, arguments, self._answer))
+            return (yield from worker.steps(hook, arguments, self._answer, begun))
         except Undelivered as e:
             self._told(worker, e, hook)
             raise
@@ -264,8 +263,8 @@ class Lane:
         """Ask a call, or the outermost that runs, to stop; from any thread."""
         worker = self.worker
         if worker is not None:
-            self._asked.cancel()
             worker.cancel(call_id)
+            self._asked.look()
 
     def _outcome(self, worker: Worker, reply: Any, hook: str) -> Any:
         """What a reply says. Called while the worker is still the caller's."""
@@ -312,7 +311,8 @@ class Lane:
 
     def _answer(self, ask: Ask) -> list[object]:
         worker = self.worker
-        return self._asked.answer(ask, self.effective, worker.turn if worker is not None else 0)
+        turn, stopping = (worker.turn, worker.stopping()) if worker is not None else (0, _never)
+        return self._asked.answer(ask, self.effective, turn, stopping)
 
     def refuse(self, function: str, reason: str) -> None:
         """Record that the plugin asked for a function that it may not call: the host's own word."""
@@ -359,6 +359,10 @@ class Lane:
         seq, ts = plugin._owner._stamp()
         permission = PermissionName(visible(kind, 100), visible(kept, 1000))
         plugin._owner._tell(PermissionDropped(seq, ts, plugin._identity, WorkerPid(worker.pid), permission))
+
+
+def _never() -> bool:
+    return False
 
 
 def _cause_of_death(worker: Worker) -> WorkerError:
