@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import hypothesis
 import psutil
 import pytest
 from walls_driver import need
@@ -19,6 +20,10 @@ import host
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+
+# A machine that does other things too may stop any example for long, and give few of them in a second.
+hypothesis.settings.register_profile("tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("tests")
 
 PROJECT: Final = "tests"
 START: Final = os.environ.get("PLUGHOLD_START", "exec")

@@ -138,7 +138,7 @@ def scene(plugin_from: Any) -> Scene:
 
 
 @given(st.permutations("abcxy"), st.integers(0, 5), st.sampled_from(["", "x", "b", "ca", "ybc"]))
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_results_are_those_of_pluggy(scene: Scene, order: list[str], many: int, wanted: str) -> None:
     manager = scene.manager("".join(order[:many]))
     for hook, value in (("every", ["v"]), ("every", None), ("first", wanted)):

@@ -301,7 +301,7 @@ def test_a_worker_that_died_before_it_read_anything_is_replaced_and_the_call_mad
 
 
 def test_call_timeout_holds_in_an_acall(plugin_from: Any) -> None:
-    scene = Scene(plugin_from, limits={"call_timeout": "200 ms"})
+    scene = Scene(plugin_from, limits={"call_timeout": "1 s"})
     with pytest.raises(host.PluginTimeout):
         asyncio.run(scene.plugin.acall("hang"))
     assert asyncio.run(scene.plugin.acall("echo", value=1)) == 1

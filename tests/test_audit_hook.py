@@ -123,7 +123,7 @@ PATHS: Final = st.lists(NAMES, max_size=6).map(lambda names: "/" + "/".join(name
 RULES: Final = st.lists(PATHS, max_size=3)
 
 
-@settings(suppress_health_check=[HealthCheck.filter_too_much])
+@settings(suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
 @given(RULES, RULES, PATHS | st.text(max_size=20).map(lambda text: "/" + text), st.booleans())
 def test_the_hook_agrees_with_the_decision_for_every_path(
     allow: list[str], deny: list[str], path: str, write: bool

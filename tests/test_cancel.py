@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 import threading
 import time
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
-from until import PATIENCE, until
+from until import PATIENCE, stop, until
 
 import host
 from host.run import worker
@@ -447,13 +445,12 @@ def test_a_full_pipe_never_makes_cancelling_wait(plugin_from: Any) -> None:
     """A worker that reads nothing of a long call: the note can't be written, the grace counts all the same."""
     plugin = plugin_from(
         """
-        import os, threading
         @hookimpl
         def echo(value): return value
         """,
-        limits={"call_timeout": "20 s"},
+        limits={"call_timeout": "50 s"},
     )
-    os.kill(plugin.pid, signal.SIGSTOP)
+    stop(plugin.pid)
     errors: list[Exception] = []
 
     def call() -> None:

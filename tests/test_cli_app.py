@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from cli_driver import environment, plughold
+from until import PATIENCE, sleeping, until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,10 +63,17 @@ def test_ctrl_c_ends_it_with_130_and_no_traceback(tmp_path: Path) -> None:
     fifo = tmp_path / "cases"
     os.mkfifo(fifo)
     command = [sys.executable, "-m", "host", "can", "--cases", str(fifo)]
-    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment())
-    with open(fifo, "wb"):  # opens when the command has opened it too: now it waits for a row
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()) as running,
+        open(fifo, "wb", buffering=0) as rows,
+    ):
+        rows.write(b"{}\n")
+        assert running.stdout is not None
+        assert running.stdout.readline()
+        # A signal that comes after Python's last look and before the read is seen when that returns: PEP 475.
+        until(lambda: sleeping(running.pid))
         running.send_signal(signal.SIGINT)
-        _, err = running.communicate(timeout=20)
+        err = running.communicate(timeout=PATIENCE)[1]
     assert running.returncode == 130
     assert b"Traceback" not in err
 
@@ -81,7 +89,7 @@ def test_a_reader_that_leaves_ends_it_without_a_word(tmp_path: Path) -> None:
     assert running.stderr is not None
     assert running.stderr.read() == b""
     running.stderr.close()
-    assert running.wait(20) == 141
+    assert running.wait(PATIENCE) == 141
 
 
 def test_a_closed_stdout_is_no_failure() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from host.model.events import PluginName
@@ -69,7 +69,6 @@ def test_a_flood_is_capped_and_counted() -> None:
     assert sum(record.count for record in records) == KINDS_OF_RECORD + 250
 
 
-@settings(deadline=None)  # a shared machine may stop for longer
 @given(st.text(max_size=300), st.text(max_size=2000))
 def test_whatever_a_worker_claims_becomes_a_bounded_visible_record(kind: str, target: str) -> None:
     book = Book()

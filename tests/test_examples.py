@@ -396,7 +396,7 @@ def test_a_slug_is_plain_and_final(plugins: host.PluginHost) -> None:
     """Whatever the text: words of ASCII letters and digits, at most 80 characters, unchanged by another pass."""
     plugin = load(plugins, "slugify")
 
-    @settings(deadline=None, max_examples=200, database=None)
+    @settings(max_examples=200, database=None)
     @given(st.text())
     def check(text: str) -> None:
         slug = plugin.call("slugify", text=text)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from host.errors import CeilingExceeded, GrantError, Pending
@@ -119,7 +119,6 @@ GRANTS: Final = st.none() | st.builds(
 )  # fmt: skip
 
 
-@settings(deadline=None)  # a shared machine may stop for longer
 @given(st.lists(PATHS, max_size=4, unique=True), GRANTS, GRANTS, PATHS)
 def test_whatever_is_allowed_was_requested_granted_and_below_the_ceiling_and_no_deny_covers_it(
     wanted: list[str], grant: Grant | None, ceiling: Grant | None, path: str
@@ -153,7 +152,6 @@ def test_limits_can_be_written_as_in_a_manifest() -> None:
 NUMBERS: Final = st.integers(1, 1 << 40)
 
 
-@settings(deadline=None)  # a shared machine may stop for longer
 @given(st.dictionaries(st.sampled_from(sorted(Limits.__dataclass_fields__)), NUMBERS))
 def test_a_cap_is_the_smaller_of_the_two_for_each_limit(caps: dict[str, int]) -> None:
     capped = dataclasses.asdict(cap(Limits(), Grant({}, caps)))

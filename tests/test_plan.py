@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from host.model import plan
@@ -30,7 +30,6 @@ PARTS: Final = st.lists(st.sampled_from(["a", "b", "c", "proc"]), max_size=3)
 PATHS: Final = PARTS.map(lambda parts: "/" + "/".join(parts))
 
 
-@settings(deadline=None)  # a shared machine may stop for longer
 @given(st.lists(PATHS, max_size=3), st.lists(PATHS, max_size=2), PATHS)
 def test_the_hooks_table_decides_as_the_rules_do(allow: list[str], deny: list[str], path: str) -> None:
     found = effective("fs.read", allow, deny)
@@ -133,7 +132,6 @@ def test_a_deny_also_holds_for_what_every_worker_reads() -> None:
 FILES: Final = ["/" + "/".join(p) for p in (*"abc", "proc")] + [f"/{x}/{y}" for x in (*"abc", "proc") for y in "abc"]
 
 
-@settings(deadline=None)  # a shared machine may stop for longer
 @given(
     st.lists(PATHS, max_size=3), st.lists(PATHS, max_size=3), st.sampled_from([f for f in FILES if f.count("/") == 2])
 )

@@ -62,7 +62,7 @@ PLAIN: Final = st.recursive(
 )  # fmt: skip
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(value=PLAIN)
 def test_plain_data_comes_back_as_it_went(plugin: host.SandboxedPlugin, value: Any) -> None:
     assert plugin.call("echo", value=value) == value

@@ -220,10 +220,12 @@ def test_a_flood_is_capped_in_the_audit_log_too(plugin_from: Any, tmp_path: Path
 
 def test_what_cannot_be_audited_does_not_run_and_nothing_hangs_or_leaks(plugin_from: Any) -> None:
     """/dev/full takes no byte, as a full disk: full(4)."""
+    before = set(psutil.Process().children(recursive=True))
     plugin = plugin_from(SOURCE, audit="/dev/full")
     with pytest.raises(host.HostError, match="nothing runs unaudited"):
         plugin.call("answer")
-    children = psutil.Process().children(recursive=True)
+    children = set(psutil.Process().children(recursive=True)) - before
+    assert children
     plugin._owner.close()
     assert not any(child.is_running() for child in children)
 

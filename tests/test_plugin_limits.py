@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import time
 from typing import Any, Final
 
 import pytest
+from until import PATIENCE, stop
 
 import host
 from host.run.pidfd import ended
@@ -145,11 +145,11 @@ def test_a_limit_holds_while_the_plugin_is_imported_too(plugin_from: Any) -> Non
 def test_a_call_that_takes_longer_than_call_timeout_is_ended_soon_after_and_the_worker_replaced(
     plugin_from: Any,
 ) -> None:
-    plugin = plugin_from("@hookimpl\ndef use():\n    while True: pass" + ANSWER, limits={"call_timeout": "400 ms"})
+    plugin = plugin_from("@hookimpl\ndef use():\n    while True: pass" + ANSWER, limits={"call_timeout": "1 s"})
     handle, begun = os.pidfd_open(plugin.pid), time.monotonic()
-    with pytest.raises(host.PluginTimeout, match=r"0\.4 s \(call_timeout\)") as caught:
+    with pytest.raises(host.PluginTimeout, match=r"1 s \(call_timeout\)") as caught:
         plugin.call("use")
-    assert 0.4 <= time.monotonic() - begun < 3
+    assert 1 <= time.monotonic() - begun < PATIENCE
     assert isinstance(caught.value, TimeoutError)
     assert ended(handle)
     os.close(handle)
@@ -167,15 +167,15 @@ def test_a_worker_that_waited_long_still_has_the_whole_time_for_its_call(plugin_
         while time.monotonic() < end: pass
         return 1
     """
-    plugin = plugin_from(source, limits={"call_timeout": "500 ms"})
-    assert [plugin.call("use", s=0.3) for _ in range(3)] == [1, 1, 1]
+    plugin = plugin_from(source, limits={"call_timeout": "3 s"})
+    assert [plugin.call("use", s=1.2) for _ in range(3)] == [1, 1, 1]
     assert plugin.restarts == 0
 
 
 def test_a_call_that_the_worker_never_reads_is_a_timeout_too(plugin_from: Any) -> None:
     """More than a pipe holds: the host itself waits in its write."""
-    plugin = plugin_from("@hookimpl\ndef size(data): return len(data)", limits={"call_timeout": "300 ms"})
-    os.kill(plugin.pid, signal.SIGSTOP)
+    plugin = plugin_from("@hookimpl\ndef size(data): return len(data)", limits={"call_timeout": "2 s"})
+    stop(plugin.pid)
     with pytest.raises(host.PluginTimeout):
         plugin.call("size", data=b"x" * 5_000_000)
     assert plugin.call("size", data=b"x" * 5_000_000) == 5_000_000

@@ -222,7 +222,7 @@ def test_a_local_wrapper_around_a_remote_call_sees_its_exception(plugin_from: An
 DIES: Final = "import os\n@hookimpl\ndef render(): os._exit(3)"
 FAILURES: Final = {
     "crash": (DIES, {}, host.PluginCrashed),
-    "timeout": ("@hookimpl\ndef render():\n while True: pass", {"call_timeout": "200 ms"}, host.PluginTimeout),
+    "timeout": ("@hookimpl\ndef render():\n while True: pass", {"call_timeout": "1 s"}, host.PluginTimeout),
     "limit": ("@hookimpl\ndef render(): return b'x' * 2000000", {"result_size": "1 MiB"}, host.ResourceLimitExceeded),
     "violation": ("import os\n@hookimpl\ndef render(): os.write(4, b'xxxxxxx')", {}, host.ProtocolViolation),
     "denial": ("@hookimpl\ndef render(): open('/etc/hostname')", {}, host.PermissionDenied),

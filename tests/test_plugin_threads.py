@@ -82,16 +82,16 @@ def test_a_queued_call_goes_to_the_next_worker_when_the_one_before_it_dies(plugi
 
 
 def test_time_in_the_queue_does_not_count_for_call_timeout(plugin_from: Any) -> None:
-    """Two calls of 0.4 s each, begun together, with 0.6 s for each."""
+    """Two calls of 1.5 s each, begun together, with 2.5 s for each."""
     source = """
     import time
     @hookimpl
     def spin():
-        end = time.monotonic() + 0.4
+        end = time.monotonic() + 1.5
         while time.monotonic() < end: pass
         return 1
     """
-    plugin = plugin_from(source, limits={"call_timeout": "600 ms"})
+    plugin = plugin_from(source, limits={"call_timeout": "2500 ms"})
     with ThreadPoolExecutor(2) as pool:
         assert [call.result(PATIENCE) for call in [pool.submit(plugin.call, "spin") for _ in range(2)]] == [1, 1]
     assert plugin.restarts == 0

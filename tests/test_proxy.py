@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pluggy
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from host.service.proxy import BadHook, Omitted, check, function
@@ -49,7 +49,6 @@ def test_a_default_shows_as_the_plugin_wrote_it() -> None:
     assert repr(Omitted("[1, 2]")) == "[1, 2]"
 
 
-@settings(deadline=None)  # a shared machine may stop for longer
 @given(NAMES, st.lists(NAMES, unique=True, max_size=8), st.integers(0, 8))
 def test_pluggy_reads_the_plugins_own_parameters(name: str, parameters: list[str], defaults: int) -> None:
     first = max(0, len(parameters) - defaults)
@@ -112,7 +111,6 @@ def test_the_same_hook_twice_is_refused() -> None:
         check([hook("render"), hook("render")], frozenset())
 
 
-@settings(deadline=None)  # a shared machine may stop for longer
 @given(st.text(max_size=20), st.text(max_size=20))
 def test_whatever_passes_the_check_becomes_a_function_and_nothing_else_is_compiled(name: str, parameter: str) -> None:
     described = hook(name, (parameter, None))

@@ -6,7 +6,7 @@ import builtins
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from host.errors import PermissionDenied, PluginError, ResourceLimitExceeded
@@ -120,7 +120,6 @@ def test_a_limit_is_resource_limit_exceeded_with_its_name(limit: str) -> None:
     assert (error.limit, error.plugin, error.hook, error.pid) == (limit, "p", "render", 4711)
 
 
-@settings(deadline=None)  # a shared machine may stop for longer
 @given(st.sampled_from(sorted(BUILTINS)) | st.text(max_size=30), ARGUMENTS, st.text(max_size=30), st.text(max_size=30))
 def test_whatever_a_worker_claims_becomes_an_exception_to_raise(
     name: str, arguments: list[object], text: str, traceback: str

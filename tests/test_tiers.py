@@ -6,7 +6,7 @@ import itertools
 from typing import Any, Final
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from host.errors import LockdownUnavailable
@@ -53,7 +53,6 @@ def test_below_the_minimum_nothing_starts_and_the_error_says_what_is_missing(abi
     assert all(text in str(caught.value) for text in caught.value.missing)
 
 
-@settings(deadline=None)  # a shared machine may stop for longer
 @given(MACHINES, st.sampled_from(tiers.TIERS), st.none() | st.sampled_from(tiers.TIERS))
 def test_a_chosen_tier_is_reached_is_no_weaker_than_the_minimum_and_is_the_forced_one(
     abilities: dict[str, Any], minimum: str, forced: str | None
@@ -67,7 +66,6 @@ def test_a_chosen_tier_is_reached_is_no_weaker_than_the_minimum_and_is_the_force
     assert forced in (None, tier)
 
 
-@settings(deadline=None)  # a shared machine may stop for longer
 @given(MACHINES)
 def test_something_is_missing_exactly_where_a_tier_is_not_reached(abilities: dict[str, Any]) -> None:
     assert bool(tiers.missing(abilities)) == (tiers.strongest(abilities) not in ("walled", "confined"))

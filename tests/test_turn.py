@@ -33,7 +33,7 @@ NEVER: Final = 3600.0
 
 
 @given(st.integers(1, 4), st.integers(1, 6))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_there_is_never_more_than_one_thread_at_a_place_and_all_get_their_turn(count: int, threads: int) -> None:
     places = [Place() for _ in range(count)]
     turns = turns_at(*places)

@@ -6,11 +6,10 @@ import os
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
-from until import PATIENCE, until
+from until import PATIENCE, stop, until
 
 import host
 from host.run.pidfd import ended
@@ -51,9 +50,7 @@ def test_a_call_to_a_dead_worker_was_not_delivered(worker: Worker) -> None:
 
 @pytest.mark.parametrize("size", [10, 60_000, 1_000_000])
 def test_a_call_that_nobody_read_was_not_delivered_whatever_its_size(worker: Worker, size: int) -> None:
-    os.kill(worker.pid, signal.SIGSTOP)
-    threads = list(Path(f"/proc/{worker.pid}/task").iterdir())
-    until(lambda: all("(stopped)" in (thread / "status").read_text() for thread in threads))
+    stop(worker.pid)
     with ThreadPoolExecutor(1) as pool:
         sent = worker._wire.sent
         call = pool.submit(worker.call, "size", {"value": b"x" * size})

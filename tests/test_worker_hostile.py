@@ -137,7 +137,7 @@ def test_a_flood_without_a_frame_stops_at_the_limit(plugin_from: Any) -> None:
 
 
 def test_half_a_frame_and_silence_is_a_timeout(plugin_from: Any) -> None:
-    plugin = plugin_from(SOURCE, limits={"call_timeout": "300 ms"})
+    plugin = plugin_from(SOURCE, limits={"call_timeout": "1 s"})
     with pytest.raises(host.PluginTimeout):
         plugin.call("write", data=sized(100, b"half"))
     assert plugin.call("answer") == 42
@@ -210,7 +210,7 @@ def test_asks_whose_answers_nobody_reads_end_with_the_calls_time(plugin_from: An
         @hookimpl
         def answer(): return 42
         """,
-        limits={"call_timeout": "500 ms"},
+        limits={"call_timeout": "1 s"},
         permissions={"host": ["a.b"]},
     )
     plugin._owner.function("a.b")(lambda: "x" * 1000)
@@ -220,7 +220,7 @@ def test_asks_whose_answers_nobody_reads_end_with_the_calls_time(plugin_from: An
 
 
 def test_an_ask_that_a_worker_writes_itself_is_answered_once(plugin_from: Any) -> None:
-    plugin = plugin_from(SOURCE, permissions={"host": ["a.b"]}, limits={"call_timeout": "500 ms"})
+    plugin = plugin_from(SOURCE, permissions={"host": ["a.b"]}, limits={"call_timeout": "1 s"})
     asked: list[int] = []
     plugin._owner.function("a.b")(lambda: asked.append(1))
     with pytest.raises(host.PluginTimeout):

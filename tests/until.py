@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -13,6 +14,22 @@ if TYPE_CHECKING:
 
 PATIENCE: Final = 20.0
 """Seconds after which something that should have happened never will."""
+
+
+def stop(pid: int) -> None:
+    """SIGSTOP, and wait until every thread is stopped: one that was woken before may still read what it waited for."""
+    os.kill(pid, signal.SIGSTOP)
+    until(lambda: all(_state(pid, int(thread)) == "T" for thread in os.listdir(f"/proc/{pid}/task")))
+
+
+def sleeping(pid: int) -> bool:
+    """Whether a process of one thread waits in the kernel, as in a read."""
+    return _state(pid, pid) == "S"
+
+
+def _state(pid: int, thread: int) -> str:
+    with open(f"/proc/{pid}/task/{thread}/stat") as stat:
+        return stat.read().rpartition(")")[2].split()[0]
 
 
 def until(holds: Callable[[], object]) -> None:
