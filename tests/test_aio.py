@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pluggy
 import pytest
-from until import PATIENCE
+from until import PATIENCE, until
 
 import host
+from host.run.pidfd import ended
 
 try:
     import uvloop
@@ -257,14 +258,18 @@ def test_a_blocking_call_waits_for_no_task_of_its_own_loop(scene: Scene) -> None
 
 def test_a_blocking_call_is_made_though_tasks_of_its_loop_came_first(scene: Scene) -> None:
     """Another thread has the turn, a task waits, and then the loop's own thread waits: it is rung for as well."""
-    threading.Timer(0.3, scene.plugin.cancel).start()
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(2) as pool:
         other = pool.submit(scene.plugin.call, "hang")
         assert scene.began.wait(PATIENCE)
+
+        def cancel() -> None:
+            until(lambda: len(scene.plugin._turns._waiting) == 2)
+            scene.plugin.cancel()
 
         async def main() -> None:
             task = asyncio.ensure_future(scene.plugin.acall("echo", value="task"))
             await asyncio.sleep(0)
+            pool.submit(cancel)
             assert scene.plugin.call("echo", value="thread") == "thread"
             assert await task == "task"
 
@@ -292,9 +297,13 @@ def test_a_worker_that_is_killed_ends_its_acall_alone(scene: Scene) -> None:
 
 
 def test_a_worker_that_died_before_it_read_anything_is_replaced_and_the_call_made(scene: Scene) -> None:
+    assert scene.plugin.pid
+    handle = os.pidfd_open(scene.plugin.pid)
+    os.kill(scene.plugin.pid, signal.SIGKILL)
+    assert ended(handle, PATIENCE)
+    os.close(handle)
+
     async def main() -> None:
-        assert scene.plugin.pid
-        os.kill(scene.plugin.pid, signal.SIGKILL)
         assert await scene.plugin.acall("echo", value=1) == 1
 
     asyncio.run(main())

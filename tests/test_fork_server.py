@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import textwrap
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import psutil
 import pytest
+from until import until
 from walls_driver import Host, ended, need
 
 import host
@@ -197,9 +197,8 @@ def test_a_server_that_died_is_replaced_and_its_workers_live_on(plugin_from: Plu
 def test_everything_dies_with_the_spawner(plugin_from: Plugins) -> None:
     plugin = forked(plugin_from)
     spawner = psutil.Process(psutil.Process(plugin.pid).ppid())
-    time.sleep(0.05)  # so that the next worker is there, stopped
+    until(lambda: len(spawner.children()) == 3)  # the server, the worker, and the next one, which is stopped
     family = spawner.children()
-    assert len(family) >= 2
     handles = [os.pidfd_open(process.pid) for process in family]
     spawner.kill()
     for handle in handles:
@@ -211,8 +210,9 @@ def test_a_worker_that_waits_to_be_used_and_is_killed_is_replaced(plugin_from: P
     owner = plugin_from.host(start="fork")
     first = plugin_from(SOURCE, into=owner)
     spawner = psutil.Process(psutil.Process(first.pid).ppid())
-    while len(waiting := [p for p in spawner.children() if p.pid not in (first.pid, server_of(first).pid)]) != 1:
-        time.sleep(0.001)
+    used = {first.pid, server_of(first).pid}
+    until(lambda: {p.pid for p in spawner.children()} - used)
+    waiting = [p for p in spawner.children() if p.pid not in used]
     handle = os.pidfd_open(waiting[0].pid)
     waiting[0].kill()
     assert ended(handle)

@@ -54,7 +54,7 @@ def afterwards(name):
         except Exception as e: print(f"{type(e).__name__}: {e}")
     go = threading.Event()
     threading.Thread(target=late, daemon=True).start()
-    threading.Timer(0.2, go.set).start()
+    threading.Timer(1.0, go.set).start()
 @hookimpl
 def drop(name): plugin_api.permissions.drop("host", name)
 @hookimpl
@@ -260,8 +260,8 @@ def test_an_async_function_is_cancelled_at_its_timeout_and_the_next_is_refused(p
 
 def test_what_one_call_may_wait_is_the_timeout_over_all_its_functions(plugin: Any, plugins: Any) -> None:
     calls = []
-    plugins.function("math.some", timeout=0.3)(lambda: (calls.append(1), threading.Event().wait(0.2))[1])
-    with pytest.raises(TimeoutError, match=r"more than 0\.3 s together"):
+    plugins.function("math.some", timeout=2)(lambda: (calls.append(1), threading.Event().wait(1.2))[1])
+    with pytest.raises(TimeoutError, match="more than 2 s together"):
         plugin.call("burn", name="math.some", rounds=5)
     assert len(calls) == 2
     assert plugin.call("burn", name="math.some", rounds=1) is None

@@ -31,7 +31,7 @@ def answer(): return 42
 @hookimpl
 def wait(): threading.Event().wait()
 @hookimpl
-def write_later(data): threading.Timer(0.2, os.write, (4, data)).start()
+def write_later(data): threading.Timer(1.0, os.write, (4, data)).start()
 """
 
 

@@ -234,7 +234,7 @@ def test_an_ask_between_calls_is_a_violation(plugin_from: Any) -> None:
         import os, threading
         @hookimpl
         def later(data):
-            threading.Timer(0.5, lambda: os.write(4, data)).start()
+            threading.Timer(1.0, lambda: os.write(4, data)).start()
         @hookimpl
         def wait(): threading.Event().wait()
         """
