@@ -461,7 +461,7 @@ def test_a_full_pipe_never_makes_cancelling_wait(plugin_from: Any) -> None:
 
     thread = threading.Thread(target=call)
     thread.start()
-    until(lambda: plugin.state == "BUSY")
+    until(lambda: plugin._worker.busy)  # before that there is no call to cancel
     plugin.cancel()
     thread.join(PATIENCE)
     assert "cancelled" in str(errors[0])
