@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import random
 import signal
@@ -140,6 +141,23 @@ def test_functions_of_the_application_answer_an_acall(scene: Scene, run: Any) ->
     run(main)
     assert plain != [threading.get_ident()]  # it may take long
     assert loops == [threading.get_ident()]
+
+
+def test_an_error_of_what_ran_in_a_thread_is_raised_and_not_logged_as_well(scene: Scene) -> None:
+    told: list[Any] = []
+
+    @scene.owner.function("test.snoop")
+    async def snoop() -> None:
+        with pytest.raises(host.PermissionDenied):
+            await scene.plugin.acall("snoop", path="/etc/passwd")
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+        await scene.plugin.acall("ask", name="test.snoop", arguments={})
+        gc.collect()
+
+    asyncio.run(main())
+    assert told == []
 
 
 @LOOPS
@@ -362,8 +380,6 @@ def test_a_loop_that_is_gone_in_the_middle_of_a_call_leaves_the_plugin_usable(sc
     loop.close()
     task._log_destroy_pending = False  # type: ignore[attr-defined]
     del task
-    import gc
-
     gc.collect()
     assert scene.plugin.call("echo", value=1) == 1
 

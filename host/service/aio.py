@@ -126,7 +126,14 @@ class AsyncioDrive(Drive[_T]):
                 return
         if self._done is None:
             self._done = self._submit(want, LOOP, loop)
-        await asyncio.wait((asyncio.wrap_future(self._done),))
+        ended = loop.create_future()
+
+        def ring(_done: Future[Any]) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(_settle, ended)
+
+        self._done.add_done_callback(ring)
+        await ended
 
     async def finish(self) -> _T:
         """As `Drive.finish`; a second cancelling does not wait for the call's end."""
