@@ -7,10 +7,8 @@ abandoned. On asyncio, and on trio where the application has imported that.
 
 from __future__ import annotations
 
-import abc
 import asyncio
 import contextlib
-import contextvars
 import functools
 import math
 import os
@@ -19,11 +17,11 @@ import sys
 import threading
 import time
 import warnings
-from concurrent.futures import wait
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from host.run.steps import in_thread
 from host.run.worker import Undelivered
+from host.service.drive import Drive
 from host.service.functions import LOOP, OUTSIDE
 from host.service.ticket import Ticket
 from host.service.turn import Place, Task, Turns
@@ -36,82 +34,37 @@ if TYPE_CHECKING:
     from host.service.functions import Stoppable
     from host.service.lane import Lane
     from host.service.plugin import SandboxedPlugin
-    from host.service.threads import Threads
 
 _T = TypeVar("_T")
-_V = TypeVar("_V")
 _P = TypeVar("_P", bound=Place)
 
 _rests: Final[set[asyncio.Task[None]]] = set()
 """Calls whose callers were cancelled, until they have ended: a loop keeps no strong reference to a task."""
 
 
-class Drive(abc.ABC, Generic[_T]):
-    """One call's steps, as far as they were taken. A wait that is cancelled loses nothing: it may be begun again."""
-
-    __slots__ = ("_context", "_done", "_steps", "_threads", "_ticket", "_want")
-
-    def __init__(self, steps: Steps[_T], ticket: Ticket, threads: Threads) -> None:
-        self._steps = steps
-        self._ticket = ticket
-        self._threads = threads
-        self._want: Want | None = None
-        self._done: Future[Any] | None = None
-        self._context: contextvars.Context | None = None
-
-    async def go(self) -> _T:
-        """Take the steps that are left. Raises what they raise; when it is cancelled, no step was lost."""
-        try:
-            if self._want is None:
-                self._want = next(self._steps)
-            while True:
-                await self._wait(self._want)
-                self._want = self._next()
-        except StopIteration as end:
-            result: _T = end.value
-            return result
-
-    def _next(self) -> Want:
-        done, self._done = self._done, None
-        if done is None:
-            return self._steps.send(None)
-        try:
-            given = done.result()
-        except BaseException as e:  # noqa: BLE001 - it is the steps' affair
-            return self._steps.throw(e)
-        return self._steps.send(given)
-
-    def _submit(self, want: Callable[[], Any], told: contextvars.ContextVar[_V], value: _V) -> Future[Any]:
-        """Run something in a thread, in one context for the whole call, where `told` has a value."""
-        if self._context is None:
-            self._context = contextvars.copy_context()
-            self._context.run(told.set, value)
-        return self._threads.submit(functools.partial(self._context.run, want))
-
-    def _abandon(self) -> None:
-        """The loop is gone, and with it whoever would take the steps that are left."""
-        if self._done is not None:
-            wait((self._done,))
-        self._steps.close()
-
-    @abc.abstractmethod
-    async def _wait(self, want: Want) -> None:
-        """Wait for what is wanted; nothing but cancelling may raise."""
-
-    @abc.abstractmethod
-    async def finish(self) -> _T:
-        """Take all steps; when it is cancelled, cancel the call and see it to its end."""
-
-
 class AsyncioDrive(Drive[_T]):
     """On asyncio."""
 
-    __slots__ = ()
+    __slots__ = ("_watched",)
+
+    def __init__(self, *call: Any) -> None:
+        super().__init__(*call)
+        self._watched: tuple[asyncio.AbstractEventLoop, int, asyncio.Future[None]] | None = None
+
+    def _wake(self) -> None:
+        if self._watched is None:
+            return
+        loop, descriptor, readable = self._watched
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            if threading.get_ident() == self._thread:
+                loop.remove_reader(descriptor)  # before the number is another worker's
+            loop.call_soon_threadsafe(_settle, readable)
 
     async def _wait(self, want: Want) -> None:
         loop = asyncio.get_running_loop()
         if isinstance(want, int):
             readable = loop.create_future()
+            self._watched = loop, want, readable  # before the loop knows: Ctrl-C may come between
             try:
                 loop.add_reader(want, _settle, readable)
             except NotImplementedError:  # a loop without selectors
@@ -123,16 +76,16 @@ class AsyncioDrive(Drive[_T]):
                     await readable
                 finally:
                     loop.remove_reader(want)
+                    self._watched = None
                 return
-        if self._done is None:
-            self._done = self._submit(want, LOOP, loop)
+        done = self._done or self._submit(want, LOOP, loop)
         ended = loop.create_future()
 
         def ring(_done: Future[Any]) -> None:
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(_settle, ended)
 
-        self._done.add_done_callback(ring)
+        done.add_done_callback(ring)
         await ended
 
     async def finish(self) -> _T:
@@ -143,11 +96,12 @@ class AsyncioDrive(Drive[_T]):
             rest = asyncio.get_running_loop().create_task(self._rest())
             _rests.add(rest)
             rest.add_done_callback(_rests.discard)
+            self.rests = True
             if self._ticket.cancel():
                 await asyncio.wait((rest,))
             raise
         except BaseException:
-            self._abandon()
+            self.give_up()
             raise
 
     async def _rest(self) -> None:
@@ -162,7 +116,7 @@ class AsyncioDrive(Drive[_T]):
                     return
                 return
         finally:
-            self._abandon()
+            self.give_up()
 
 
 def _until_readable(descriptor: int) -> None:
@@ -183,7 +137,8 @@ class OnAsyncio:
 
     def owner(self) -> Task:
         """Who has the turn of a call that begins here."""
-        return Task(asyncio.get_running_loop().is_running)
+        loop = asyncio.get_running_loop()
+        return Task(loop.is_running, loop)
 
     async def turn(self, turns: Turns[_P], owner: Task) -> _P:
         """Begin a turn of `owner`, as `Turns.begin`. Not when it is cancelled."""
@@ -233,9 +188,8 @@ class TrioDrive(Drive[_T]):
             with contextlib.suppress(trio.RunFinishedError):
                 token.run_sync_soon(bell.set)
 
-        if self._done is None:
-            self._done = self._submit(want, OUTSIDE, functools.partial(_on_trio, token))
-        self._done.add_done_callback(ring)
+        done = self._done or self._submit(want, OUTSIDE, functools.partial(_on_trio, token))
+        done.add_done_callback(ring)
         await bell.wait()
 
     async def finish(self) -> _T:
@@ -250,7 +204,7 @@ class TrioDrive(Drive[_T]):
                 await self.go()
             raise
         except BaseException:
-            self._abandon()
+            self.give_up()
             raise
 
 
@@ -340,11 +294,18 @@ async def call(plugin: SandboxedPlugin, hook: str, arguments: dict[str, Any]) ->
     crash: Exception = AssertionError()
     for _ in range(len(plugin._lanes) + 1):  # as in the plugin's `_call`
         owner = loop.owner()
-        lane = await loop.turn(plugin._turns, owner)
+        drive: Drive[Any] | None = None
         try:
-            return await loop.drive(_in_turn(plugin, lane, owner, hook, arguments, ticket), ticket, threads).finish()
+            lane = await loop.turn(plugin._turns, owner)
+            drive = loop.drive(_in_turn(plugin, lane, owner, hook, arguments, ticket), ticket, threads)
+            owner.course = drive
+            return await drive.finish()
         except Undelivered as e:
             crash = e.crash
+        except BaseException:  # Ctrl-C may come between any two of these: else nobody ever gets the turn again
+            if drive is None or not drive.rests:
+                plugin._turns.release(owner)
+            raise
     raise crash
 
 

@@ -363,6 +363,7 @@ class SandboxedPlugin:
             if worker.busy:
                 worker.kill("closed")
         self._turns.hurry()
+        self._turns.unstick()
         if self._turns.mine:
             return  # from a signal handler, say, in the middle of a call: that call's turn cleans up as it ends
         for lane in self._lanes:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 PATIENCE: Final = 30.0
 DEEPEST: Final = 16
 """Functions within functions, over all plugins."""
+_LOOK: Final = 0.5
+"""Seconds between two looks whether the event loop that is waited for stands still."""
 
 _running: contextvars.ContextVar[tuple[Service, ...]] = contextvars.ContextVar("plughold_running", default=())
 
@@ -51,14 +53,34 @@ class Service:
         self.place = place
 
 
+class Course(Protocol):
+    """A call as far as its event loop has taken it."""
+
+    def overdue(self, now: float) -> bool:
+        """Whether what it waits for has been there for long, and nobody came for it."""
+
+    def give_up(self) -> None:
+        """End it, and its turn: whoever would go on with it is told so."""
+
+
 class Task:
-    """Who has a turn without being a thread: a call of an event loop's, which runs in `thread` while `runs` says so."""
+    """Who has a turn without being a thread: a call of an event loop's, which runs in `thread` while `runs` says so.
 
-    __slots__ = ("runs", "thread")
+    `home` is as a waiter's; `course` is there once the call has begun.
+    """
 
-    def __init__(self, runs: Callable[[], bool] = lambda: True) -> None:
+    __slots__ = ("course", "home", "runs", "thread")
+
+    def __init__(self, runs: Callable[[], bool] = lambda: True, home: object = None) -> None:
         self.thread = threading.get_ident()
         self.runs = runs
+        self.home = home
+        self.course: Course | None = None
+
+    def stands_still(self, thread: int, now: float) -> bool:
+        """Whether nobody goes on with its call: its loop was left (Ctrl-C), and can't run while its own `thread` asks,
+        or has not come for long."""
+        return not self.runs() and self.course is not None and (self.thread == thread or self.course.overdue(now))
 
 
 class Waiter:
@@ -140,7 +162,7 @@ class Turns(Generic[_P]):
         try:
             return self._begun(me, wanted)
         except BaseException:  # KeyboardInterrupt, at last: nobody hears that the turn has begun
-            self._release(me)
+            self.release(me)
             raise
 
     def _begun(self, me: int, wanted: _P | None) -> _P:
@@ -150,6 +172,7 @@ class Turns(Generic[_P]):
                 self._owners[me] = place  # first: between the two, `mine` must not say no
                 self._free.remove(place)
                 return place
+        self.unstick()
         if self._of_a_task_here(me):  # this thread would have to run it
             raise self._in_the_middle()
         bell = threading.Lock()
@@ -191,6 +214,7 @@ class Turns(Generic[_P]):
 
         Raises HostError when it waited too long.
         """
+        self.unstick()
         with self._lock:
             now = time.monotonic()
             place, seconds = self._best(waiter.wanted, now)
@@ -201,11 +225,20 @@ class Turns(Generic[_P]):
             if now >= waiter.give_up:
                 text = f"plugin {self._name} was not free for {PATIENCE:g} s, which is all that a function may wait"
                 raise HostError(text, plugin=self._name)
-            waiter.look_again = min(now + seconds, waiter.give_up)
+            foreign = any(isinstance(owner, Task) and owner.home is not waiter.home for owner in self._owners)
+            waiter.look_again = min(now + seconds, waiter.give_up, now + _LOOK if foreign else math.inf)
             waiter.number = waiter.number or next(self._numbers)
             if waiter not in self._waiting:
                 bisect.insort(self._waiting, waiter, key=lambda other: other.number)
             return None
+
+    def unstick(self) -> None:
+        """End the calls of event loops that stand still: their turns would never end."""
+        me, now = threading.get_ident(), time.monotonic()
+        for owner in list(self._owners):
+            if isinstance(owner, Task) and owner.stands_still(me, now) and owner.course is not None:
+                owner.course.give_up()
+                self.release(owner)
 
     def leave(self, waiter: Waiter) -> None:
         """Out of the queue. Who was rung for passes it on, or nobody hears of a place that is free."""
@@ -240,7 +273,7 @@ class Turns(Generic[_P]):
                     self._free.remove(place)
                     return True
         except BaseException:  # as in `begin`
-            self._release(me)
+            self.release(me)
             raise
         return False
 
@@ -278,10 +311,10 @@ class Turns(Generic[_P]):
             if self._owners.get(owner) is place:
                 self._before(place)
         finally:
-            self._release(owner)
+            self.release(owner)
         self._after()
 
-    def _release(self, owner: int | Task) -> None:
+    def release(self, owner: int | Task) -> None:
         """Free the place of `owner`, if it has one, and let others know. A signal handler runs between calls, so that
         nothing comes between the two halves."""
         with self._lock:
