@@ -24,7 +24,7 @@ class Channel:
     __slots__ = ("_encode", "_reader")
 
     def __init__(self) -> None:
-        self._reader = wire.FrameReader(1 << 31)
+        self._reader = wire.FrameReader(1 << 31, trusted=True)
         self._encode = wire.Encoder().encode
 
     def receive(self, read: Callable[[int, int], bytes] = posix.read) -> Any:
@@ -32,6 +32,12 @@ class Channel:
         reader = self._reader
         body = reader.next() if reader.buffered else None
         while body is None:
+            if reader.buffered and (space := reader.space()) is not None:
+                count = posix.readv(CALLS, (space,))
+                if not count:
+                    return None
+                body = reader.filled(count)
+                continue
             data = read(CALLS, max(_CHUNK, min(reader.missing, _PIECE)) if reader.buffered else _CHUNK)
             if not data:
                 return None
@@ -58,12 +64,23 @@ class Channel:
         """Send one message. Raises Unsendable before a byte is sent, BrokenPipeError when the host is gone."""
         self.send_frame(self._encode(message), write)
 
-    def encode(self, message: list[object]) -> bytes:
-        """The frame of one message, unsent."""
+    def encode(self, message: list[object]) -> Any:
+        """The frame of one message, unsent, as `wire.Encoder.encode`."""
         return self._encode(message)
 
-    def send_frame(self, frame: bytes, write: Callable[[int, bytes], int] = posix.write) -> None:
+    def send_frame(self, frame: Any, write: Callable[[int, Any], int] = posix.write) -> None:
         """Send a whole frame."""
+        size = len(frame)
+        if size > _CHUNK:
+            _write_long(frame, write)
+            return
         sent = write(REPLIES, frame)
-        while sent < len(frame):
-            sent += write(REPLIES, frame[sent : sent + _PIECE])
+        while sent < size:
+            sent += write(REPLIES, frame[sent:])
+
+
+def _write_long(frame: Any, write: Callable[[int, Any], int]) -> None:
+    for piece in frame.pieces if type(frame) is wire.LongFrame else (memoryview(frame),):
+        sent = 0
+        while sent < len(piece):
+            sent += write(REPLIES, piece[sent:])

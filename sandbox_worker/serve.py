@@ -95,7 +95,8 @@ class Server:
             if kind == messages.OPEN:
                 self._stream(call_id, value, call[4])
                 value = None
-            wire.check(value)
+            if wire.check(value) >= wire.APART:
+                value = wire.Apart(value)
             frame = channel.encode([messages.RESULT, call_id, value, max(0, errors.raised - before)])
             self._check_size(frame, "a result")
         except _TooLong as e:
@@ -117,8 +118,8 @@ class Server:
         self._credit = credit
         try:
             for number, item in enumerate(items, 1):
-                wire.check(item)
-                frame = self._channel.encode([messages.ITEM, call_id, item, number])
+                sent = wire.Apart(item) if wire.check(item) >= wire.APART else item
+                frame = self._channel.encode([messages.ITEM, call_id, sent, number])
                 self._check_size(frame, "an item")
                 with self._lock:
                     self._listen()
@@ -138,7 +139,7 @@ class Server:
         if not self._noted(message):
             posix._exit(EXIT_BROKEN)
 
-    def _check_size(self, frame: bytes, what: str) -> None:
+    def _check_size(self, frame: Any, what: str) -> None:
         limit = self._settings["result_size"]
         if len(frame) > limit + wire.ENVELOPE:
             raise _TooLong(f"{what} of {len(frame)} bytes where result_size allows {limit}")
@@ -165,7 +166,7 @@ class Server:
 
     def ask(self, function: str, arguments: dict[str, Any]) -> Any:
         """Call a function of the application and wait for its answer. See `plugin_api.host` for what it raises."""
-        wire.check(arguments)
+        sent: object = wire.Apart(arguments) if wire.check(arguments) >= wire.APART else arguments
         if len(arguments) > messages.PARAMETERS_LIMIT or max(map(len, (function, *arguments))) > messages.NAME_LIMIT:
             raise ValueError("no function has so long a name, or so many arguments, or one with so long a name")
         with self._lock:
@@ -173,7 +174,7 @@ class Server:
                 raise RuntimeError("the application's functions can be called while one of the plugin's hooks runs")
             self._raise_cancelled()
             number = self._asked + 1
-            frame = self._channel.encode([messages.ASK, self._calls[-1], number, function, arguments])
+            frame = self._channel.encode([messages.ASK, self._calls[-1], number, function, sent])
             self._check_size(frame, "a question")
             self._asked = number
             self._channel.send_frame(frame)

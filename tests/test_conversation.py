@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from host.run.conversation import Conversation, widen
+from sandbox_worker import wire
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,10 +52,10 @@ def test_a_short_frame_leaves_the_pipes_as_they_are(ends: tuple[Conversation, in
 @pytest.mark.parametrize("length", [3 * NARROW, WIDE, 3 * WIDE])
 def test_a_long_frame_arrives_whole_through_a_wider_pipe(ends: tuple[Conversation, int, int], length: int) -> None:
     talk, calls, replies = ends
-    body = os.urandom(length)
-    writer = threading.Thread(target=write, args=(replies, length.to_bytes(4, "big") + body))
+    value = os.urandom(length)
+    writer = threading.Thread(target=write, args=(replies, wire.Encoder().encode([value])))
     writer.start()
-    assert talk.receive_last() == body
+    assert wire.decode(talk.receive_last()) == [value]
     writer.join()
     assert (size(calls), size(replies)) == (NARROW, WIDE)
 
@@ -68,6 +69,31 @@ def test_a_long_frame_widens_the_way_down(ends: tuple[Conversation, int, int]) -
         left -= len(os.read(calls, left))
     sender.join()
     assert size(calls) == WIDE
+
+
+def test_a_large_value_is_written_piece_by_piece_and_counted(ends: tuple[Conversation, int, int]) -> None:
+    talk, calls, _ = ends
+    frame = talk.encode([1, wire.Apart([b"x" * WIDE, b"y" * 2 * WIDE])])
+    sender = threading.Thread(target=talk.send, args=(frame,))
+    sender.start()
+    came = bytearray()
+    while len(came) < len(frame):
+        came += os.read(calls, WIDE)
+    sender.join()
+    assert came == b"".join(frame.pieces)
+    assert talk.sent == len(came)
+
+
+def test_a_reply_that_ends_within_a_large_value_is_the_end() -> None:
+    replies, theirs = os.pipe()
+    talk = Conversation(theirs, replies)
+    talk.limit_to(1 << 24)
+    os.write(theirs, wire.Encoder().encode([b"x" * WIDE])[: NARROW // 2])
+    assert talk.read() is None
+    talk.hang_up()
+    with pytest.raises(EOFError):
+        talk.read()
+    talk.abandon()
 
 
 def test_what_is_no_pipe_stays_as_it_is() -> None:

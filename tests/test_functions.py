@@ -87,6 +87,11 @@ def test_what_is_granted_is_called_and_answered(plugin: Any) -> None:
     assert plugin.call("ask", name="math.double", arguments={"value": [1, "x"]}) == [1, "x", 1, "x"]
 
 
+def test_large_values_cross_in_questions_and_answers(plugin: Any) -> None:
+    value = bytes(range(256)) * (1 << 12)
+    assert plugin.call("ask", name="math.double", arguments={"value": value}) == 2 * value
+
+
 def test_what_is_not_granted_is_refused_whether_it_exists_or_not(plugin: Any) -> None:
     told = [plugin.call("caught", name=name, arguments={}) for name in ("secret.key", "secret.no", "math.double.x.y")]
     secret, absent, _ = told

@@ -77,6 +77,15 @@ def test_megabytes_cross_both_ways(plugin: host.SandboxedPlugin) -> None:
     assert plugin.call("echo", value=data) == data
 
 
+def test_large_values_cross_wherever_they_stand_and_short_ones_after_them(plugin: host.SandboxedPlugin) -> None:
+    value = {"name": "é", "parts": [os.urandom(200_000), b"", os.urandom(3 << 20)], "last": [1, (os.urandom(1 << 17),)]}
+    expected = value | {"last": [1, [value["last"][1][0]]]}
+    assert plugin.call("echo", value=value) == expected
+    assert plugin.call("defaults", a=value["parts"][2], b=value["parts"][0]) == [*value["parts"][2::-2], "three"]
+    assert asyncio.run(plugin.acall("echo", value=value)) == expected
+    assert plugin.call("echo", value=b"short") == b"short"
+
+
 def test_the_plugins_own_defaults_apply(plugin: host.SandboxedPlugin) -> None:
     assert plugin.call("defaults", a=1) == [1, 2, "three"]
     assert plugin.call("defaults", a=1, c=None) == [1, 2, None]

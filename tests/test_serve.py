@@ -258,6 +258,19 @@ def test_a_frame_is_written_whole_however_little_is_taken_at_once(taken: int) ->
     assert b"".join(written) == frame
 
 
+@pytest.mark.parametrize("taken", [1000, 1 << 16, 1 << 20])
+def test_a_long_frame_is_written_whole_however_little_is_taken_at_once(taken: int) -> None:
+    written: list[bytes] = []
+
+    def write(_fd: int, data: memoryview) -> int:
+        written.append(bytes(data[:taken]))
+        return len(written[-1])
+
+    frame = wire.Encoder().encode([messages.RESULT, 1, wire.Apart([b"x" * (1 << 18), b"y" * (1 << 17)]), 0])
+    Channel().send_frame(frame, write)
+    assert b"".join(written) == b"".join(frame.pieces)
+
+
 def test_nothing_is_written_of_a_message_that_cannot_cross() -> None:
     with pytest.raises(Unsendable):
         Channel().send([messages.RESULT, 1, {1, 2}, 0], lambda *_: pytest.fail("wrote something"))

@@ -80,6 +80,10 @@ def test_every_item_arrives_in_order(plugin: Any, count: int) -> None:
     assert plugin.call("counts") == [count, 1]
 
 
+def test_large_items_arrive_as_they_were_sent(plugin: Any) -> None:
+    assert list(plugin.stream("sizes", count=5, size=1 << 20)) == [bytes(1 << 20)] * 5
+
+
 def test_items_larger_than_a_pipe_arrive_too(plugin: Any) -> None:
     assert [len(item) for item in plugin.stream("sizes", count=40, size=300_000)] == [300_000] * 40
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import time
+import tracemalloc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sandbox_worker import wire
+from sandbox_worker import _msgpack, wire
 from sandbox_worker.errors import Unsendable, WireError
 
 if TYPE_CHECKING:
@@ -222,9 +223,9 @@ def test_the_walk_over_the_headers_refuses_nothing_that_is_one_plain_value(data:
         msgpack.unpackb(data, strict_map_key=True, ext_hook=no_extension, max_ext_len=0)
     except (ValueError, TypeError, OverflowError):
         with contextlib.suppress(WireError):
-            wire._measure(data)
+            wire.Walk(len(data)).go(data)
     else:
-        wire._measure(data)
+        wire.Walk(len(data)).go(data)
 
 
 def no_extension(_code: int, _data: bytes) -> object:
@@ -325,3 +326,164 @@ def test_a_frame_of_exactly_the_limit_passes() -> None:
 
 def test_a_frame_begins_with_its_length_in_four_bytes_big_endian() -> None:
     assert wire.Encoder().encode([1, None]) == b"\0\0\0\x03" + b"\x92\x01\xc0"
+
+
+# --- long frames and large values
+
+
+LARGE_VALUES: Final = {
+    "alone": bytes(range(256)) * 800,
+    "among others": ["a", b"x" * (wire.LARGE + 1), {"b": [b"y" * wire.LARGE, None]}, 7],
+    "one after the other": [b"x" * wire.LARGE, b"y" * 3 * wire.LARGE, b"z" * wire.LARGE],
+    "a tuple": (1, b"x" * wire.LARGE),
+    "almost large": [b"x" * (wire.LARGE - 1)],
+    "long text": "x" * (2 * wire.LARGE),
+    "many numbers": list(range(1 << 16)),
+}
+
+
+def sent(value: object) -> list[bytes]:
+    """What is written for `value`, piece by piece."""
+    apart: Any = wire.Apart(value) if wire.check(value) >= wire.APART else value
+    frame = wire.Encoder().encode([1, apart, 0])
+    return [bytes(piece) for piece in frame.pieces] if isinstance(frame, wire.LongFrame) else [frame]
+
+
+def received(reader: wire.FrameReader, stream: bytes, step: int) -> wire.Body | None:
+    """The body, when at most `step` bytes are read at once, and to the space where there is one."""
+    view, body = memoryview(stream), reader.feed(stream[:step])
+    at = step
+    while body is None and at < len(stream):
+        space = reader.space()
+        if space is None:
+            body = reader.feed(stream[at : at + step])
+            at += step
+        else:
+            count = min(step, len(space), len(stream) - at)
+            space[:count] = view[at : at + count]
+            at += count
+            body = reader.filled(count)
+    return body
+
+
+@pytest.mark.parametrize("step", [1000, 1 << 16, 1 << 20])
+@pytest.mark.parametrize("trusted", [False, True])
+@pytest.mark.parametrize("value", LARGE_VALUES.values(), ids=LARGE_VALUES.keys())
+def test_a_large_value_arrives_as_it_was_sent_however_it_is_read(value: Any, trusted: bool, step: int) -> None:
+    stream = b"".join(sent(value))
+    body = received(wire.FrameReader(1 << 24, trusted), stream, step)
+    assert body is not None
+    assert len(body) == len(stream) - wire.HEADER
+    arrived: Any = wire.decode(body)
+    assert arrived == [1, list(value) if type(value) is tuple else value, 0]
+    assert type(arrived[1]) is (list if type(value) is tuple else type(value))
+
+
+@pytest.mark.parametrize("value", LARGE_VALUES.values(), ids=LARGE_VALUES.keys())
+def test_in_the_stream_a_large_value_is_msgpack_as_any_other(value: Any) -> None:
+    body = msgpack.packb([1, value, 0])
+    assert b"".join(sent(value)) == len(body).to_bytes(4, "big") + body
+
+
+def test_a_large_value_is_sent_from_where_it_is_and_received_to_where_it_stays() -> None:
+    value = b"x" * (1 << 24)
+    tracemalloc.start()
+    try:
+        frame = wire.Encoder().encode([1, wire.Apart(value), 0])
+        packed = tracemalloc.get_traced_memory()[1]
+        reader = wire.FrameReader(1 << 25, trusted=True)
+        stream = b"".join(frame.pieces)
+        tracemalloc.reset_peak()
+        before = tracemalloc.get_traced_memory()[0]
+        body = received(reader, stream, 1 << 16)
+        assert body is not None
+        arrived: Any = wire.decode(body)
+        peak = tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+    assert arrived[1] == value
+    assert packed < 1 << 20
+    assert peak < len(value) + (1 << 19)
+
+
+@pytest.mark.parametrize("came", [0, 20, 1000, 1 << 16, 1 << 20])
+@pytest.mark.parametrize("kind", [b"\xc6", b"\xdb", b"\xdd"], ids=["bytes", "text", "list"])
+def test_a_claim_makes_no_memory_but_a_multiple_of_what_came(kind: bytes, came: int) -> None:
+    """500 workers may claim as much as they like at the same time."""
+    claimed = 1 << 26
+    stream = claimed.to_bytes(4, "big") + b"\x91" + kind + (claimed - 6).to_bytes(4, "big") + b"\0" * came
+    tracemalloc.start()
+    try:
+        with contextlib.suppress(WireError):  # more items than there may be
+            received(wire.FrameReader(claimed), stream, 1 << 16)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < (1 << 18) + 65 * came
+
+
+@pytest.mark.parametrize(
+    "behind",
+    [b"", b"\0\0", b"\xd4\0\0", b"\xc7\0\0", b"\xc1", b"\xc6\xff\xff\xff\xff", b"\x91" * 70, b"\xdd\0\x10\0\0"],
+    ids=["truncated", "one too many", "extension", "empty extension", "reserved", "claim", "deep", "items"],
+)
+def test_what_is_wrong_behind_a_large_value_is_refused(behind: bytes) -> None:
+    body = b"\x92\xc6" + wire.LARGE.to_bytes(4, "big") + b"x" * wire.LARGE + behind
+    stream = len(body).to_bytes(4, "big") + body
+    assert decoded(lambda: received(wire.FrameReader(1 << 24), stream, 1000)) == decoded(lambda: body) == "refused"
+
+
+def test_a_large_value_for_a_key_is_refused() -> None:
+    body = b"\x81\xc6" + wire.LARGE.to_bytes(4, "big") + b"x" * wire.LARGE + b"\0"
+    read = received(wire.FrameReader(1 << 24), len(body).to_bytes(4, "big") + body, 1 << 16)
+    assert read is not None
+    with pytest.raises(WireError):
+        wire.decode(read)
+
+
+@given(PLAIN, st.data())
+def test_a_long_frame_means_what_it_means_in_one_piece(value: object, data: st.DataObject) -> None:
+    """With low thresholds, so that short values are large: in any pieces it is the same value, or refused as well."""
+    stream = bytearray(body(value))
+    for _ in range(data.draw(st.integers(0, 2))):
+        stream[data.draw(st.integers(0, len(stream) - 1))] = data.draw(st.integers(0, 255))
+    spoiled, step = bytes(stream), data.draw(st.integers(1, 12))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(wire, "_LONG", 4)
+        patch.setattr(wire, "_SMALL", 0)
+        patch.setattr(_msgpack, "LARGE", 2)
+        pieces = decoded(lambda: received(wire.FrameReader(10_000), len(spoiled).to_bytes(4, "big") + spoiled, step))
+    assert pieces == decoded(lambda: spoiled)
+
+
+def decoded(read: Callable[[], wire.Body | None]) -> str:
+    """The repr of a body's value, or that it was refused; NaN is no equal of itself."""
+    try:
+        found = read()
+        assert found is not None
+        return repr(wire.decode(found))
+    except WireError:
+        return "refused"
+
+
+def test_a_long_frame_goes_behind_a_short_one() -> None:
+    value = b"x" * wire.LARGE
+    frame = b"\0\0\0\1x" + wire.Encoder().encode([wire.Apart(value)])
+    assert b"".join(frame.pieces) == b"\0\0\0\1x" + wire.Encoder().encode([value])
+    assert len(frame) == sum(map(len, frame.pieces))
+
+
+def test_bytes_behind_a_long_frame_are_pending() -> None:
+    reader, stream = wire.FrameReader(1 << 24), b"".join(sent(b"x" * wire.LARGE))
+    assert reader.feed(stream[:1000]) is None
+    arrived: Any = wire.decode(reader.feed(stream[1000:] + b"\0\0\0\1x\0") or b"")
+    assert arrived[1] == b"x" * wire.LARGE
+    assert reader.next() == b"x"
+    assert reader.buffered == b"\0"
+
+
+def test_a_value_may_have_as_many_items_with_large_values_as_without() -> None:
+    most = wire.SENDABLE_ITEMS - 2
+    assert wire.check([b"x" * wire.LARGE, *[0.5] * most]) == wire.SENDABLE_ITEMS + wire.APART
+    with pytest.raises(Unsendable, match="items in all"):
+        wire.check([b"x" * wire.LARGE, *[0.5] * (most + 1)])

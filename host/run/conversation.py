@@ -12,7 +12,7 @@ import select
 import sys
 import termios
 import threading
-from typing import Final
+from typing import Any, Final
 
 from sandbox_worker import wire
 from sandbox_worker.errors import WireError
@@ -44,20 +44,29 @@ class Conversation:
         """Take frames of at most `limit` bytes from now on."""
         self._reader.limit = limit
 
-    def send(self, frame: bytes) -> None:
-        """Write a whole frame. Raises OSError when the worker is gone."""
+    def send(self, frame: Any) -> None:
+        """Write a whole frame, bytes or a LongFrame. Raises OSError when the worker is gone."""
         with self._writing:
-            if len(frame) > _CHUNK and not self._wide_down:
-                self._wide_down = True
-                widen(self._calls)
+            if len(frame) > _CHUNK:
+                self._send_long(frame)
+                return
             done = os.write(self._calls, frame)
             self.sent += done
             if done < len(frame):
-                rest = memoryview(frame)
-                while done < len(frame):
-                    count = os.write(self._calls, rest[done : done + _PIECE])
-                    done += count
-                    self.sent += count
+                self._write(memoryview(frame)[done:])
+
+    def _send_long(self, frame: Any) -> None:
+        if not self._wide_down:
+            self._wide_down = True
+            widen(self._calls)
+        for piece in frame.pieces if isinstance(frame, wire.LongFrame) else (memoryview(frame),):
+            self._write(piece)
+
+    def _write(self, piece: memoryview) -> None:
+        while piece:
+            done = os.write(self._calls, piece)
+            self.sent += done
+            piece = piece[done:]
 
     def note(self, frame: bytes) -> bool:
         """Write a short frame from any thread, and hardly wait for it; whether it was written.
@@ -82,32 +91,41 @@ class Conversation:
             self._writing.release()
         return True
 
-    def receive(self) -> bytes:
+    def receive(self) -> wire.Body:
         """The next frame's body. Raises EOFError, OSError; WireError for a length beyond the limit."""
         body = self._reader.next() if self._reader.buffered else None
         while body is None:
             body = self.read()
         return body
 
-    def read(self) -> bytes | None:
+    def read(self) -> wire.Body | None:
         """`receive` by exactly one read, behind the last whole frame; None when more of it is to come."""
+        if self._reader.buffered:
+            return self._read_on()
+        data = os.read(self.replies, _CHUNK)
+        if not data:
+            raise EOFError
+        return self._reader.feed(data)
+
+    def _read_on(self) -> wire.Body | None:
+        """`read` where a frame has begun: more at once, and through a wider pipe, once that is known to be long."""
         reader = self._reader
-        data = os.read(self.replies, self._chunk() if reader.buffered else _CHUNK)
+        missing = reader.missing
+        if missing > _CHUNK and not self._wide_up:
+            self._wide_up = True
+            widen(self.replies)
+        space = reader.space()
+        if space is not None:
+            count = os.readv(self.replies, (space,))
+            if not count:
+                raise EOFError
+            return reader.filled(count)
+        data = os.read(self.replies, min(max(missing, _CHUNK), _PIECE))
         if not data:
             raise EOFError
         return reader.feed(data)
 
-    def _chunk(self) -> int:
-        """Bytes to read at once: more, and through a wider pipe, once a long frame has begun."""
-        missing = self._reader.missing
-        if missing <= _CHUNK:
-            return _CHUNK
-        if not self._wide_up:
-            self._wide_up = True
-            widen(self.replies)
-        return min(missing, _PIECE)
-
-    def receive_last(self) -> bytes:
+    def receive_last(self) -> wire.Body:
         """The next frame's body, and not a byte behind it: a worker has nothing to say unasked. Raises as `receive`."""
         body = self.receive()
         if self._reader.buffered:

@@ -256,7 +256,7 @@ class Worker(WorkerProcess):
             self._watcher.wake()
 
     def _next(
-        self, call_id: int, body: bytes, answer: Callable[[messages.Ask], list[object]]
+        self, call_id: int, body: wire.Body, answer: Callable[[messages.Ask], list[object]]
     ) -> messages.Result | messages.Error | messages.Item | None:
         """What one frame says for an open call, None when it was an ask, which is answered then."""
         reply = self._reply(call_id, body)
@@ -266,7 +266,7 @@ class Worker(WorkerProcess):
         run(self._answered(reply, answer))
         return None
 
-    def _reply(self, call_id: int, body: bytes) -> messages.Result | messages.Error | messages.Item | messages.Ask:
+    def _reply(self, call_id: int, body: wire.Body) -> messages.Result | messages.Error | messages.Item | messages.Ask:
         reply = messages.reply_to(call_id, wire.decode(body))
         if type(reply) in _BOUNDED and len(body) > self.limits.result_size + wire.ENVELOPE:
             raise WireError("a result longer than result_size")
@@ -329,7 +329,8 @@ class Worker(WorkerProcess):
 
     @staticmethod
     def _cancel_frame(call_id: int) -> bytes:
-        return wire.Encoder().encode([messages.CANCEL, call_id])
+        frame: bytes = wire.Encoder().encode([messages.CANCEL, call_id])
+        return frame
 
     def overdue(self, now: float) -> str | None:
         """Why it has to be killed now, if it has. The watcher asks; at a call's deadline it is asked to stop first."""

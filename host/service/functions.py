@@ -165,7 +165,8 @@ class Asked(Generic[_P]):
                 value = function.run(**ask.arguments)
                 if hasattr(type(value), "__await__"):
                     value = self._awaited(value, left, stopping)
-            wire.check(value)
+            if wire.check(value) >= wire.APART:
+                value = wire.Apart(value)
         except Exception as e:  # noqa: BLE001 - whatever the application's function raises is the plugin's answer
             _log.debug("function %s raised for plugin %s", ask.function, self._plugin, exc_info=True)
             return [messages.FAILURE, ask.id, *_told(e)]

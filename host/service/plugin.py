@@ -171,7 +171,7 @@ class SandboxedPlugin:
         return self._call(hook, arguments, None)
 
     def _check_arguments(self, hook: str, arguments: dict[str, Any]) -> None:
-        """Raise AttributeError, SerializationError for what can't be called so."""
+        """Raise AttributeError, SerializationError for what can't be called so; large values become Apart."""
         if hook not in self._hooks:
             raise AttributeError(f"plugin {self.__name__} has no hook {hook!r}")
         items = 0
@@ -179,7 +179,7 @@ class SandboxedPlugin:
             try:
                 items += 1 + wire.check(value)
                 if items > wire.SENDABLE_ITEMS:
-                    raise Unsendable("", f"{type(value).__name__}, with which the arguments are too many items")
+                    items, arguments[name] = wire.apart(items, value)
             except Unsendable as e:
                 text = f"{self.__name__}.{hook}({name}=…): {name}{e.where} is of type {e.type_name}, which can't cross"
                 raise SerializationError(text, plugin=self.__name__, hook=hook) from None

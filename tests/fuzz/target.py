@@ -6,14 +6,16 @@ Anything else is a finding: another exception, a value that is not plain, a reco
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any, Final
 
-from sandbox_worker import messages, wire
+from sandbox_worker import _msgpack, messages, wire
 from sandbox_worker.errors import WireError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
+REFUSED: Final = "refused"
 LIMIT: Final = 1 << 16
 """Bytes in a frame: small, so that the length's own check is met often."""
 
@@ -48,15 +50,42 @@ class Tally:
 
 
 def read_stream(data: bytes, tally: Tally, cut: int = 0) -> None:
-    """Read `data` as one connection, in two pieces when `cut` lies in it. Raises Finding."""
+    """Read `data` as one connection, in two pieces when `cut` lies in it. Raises Finding.
+
+    A frame that is cut is taken for a long one; up to the first refusal it must mean what it means in one piece.
+    """
+    whole: list[str] = []
+    cut_up: list[str] = []
+    _read(data, Tally(), 0, whole)
+    with _low_thresholds():
+        _read(data, tally, cut, cut_up)
+    for one, other in zip(whole, cut_up, strict=False):  # what is not whole may be refused or not
+        if one != other:
+            raise Finding(f"a stream that means another thing in two pieces, cut at {cut}: {data!r}")
+        if one == REFUSED:
+            return
+
+
+@contextlib.contextmanager
+def _low_thresholds() -> Iterator[None]:
+    before = wire._LONG, wire._SMALL, _msgpack.LARGE
+    wire._LONG, wire._SMALL, _msgpack.LARGE = 8, 8, 12  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        wire._LONG, wire._SMALL, _msgpack.LARGE = before  # type: ignore[misc]
+
+
+def _read(data: bytes, tally: Tally, cut: int, outcomes: list[str]) -> None:
     reader = wire.FrameReader(LIMIT)
     try:
-        body = reader.feed(data[:cut]) if cut else None
-        body = reader.feed(data[cut:]) if body is None else body
-        while body is not None:
-            read_frame(body, tally)
-            body = reader.next() if reader.buffered else None
+        for piece in (data[:cut], data[cut:]):
+            body = reader.feed(piece)
+            while body is not None:
+                outcomes.append(read_frame(body, tally))
+                body = reader.next() if reader.buffered else None
     except WireError:
+        outcomes.append(REFUSED)
         tally.refused_streams += 1
     except Finding:
         raise
@@ -64,14 +93,17 @@ def read_stream(data: bytes, tally: Tally, cut: int = 0) -> None:
         raise Finding(f"a stream: {type(e).__name__}: {data!r}") from e
 
 
-def read_frame(body: bytes, tally: Tally) -> None:
-    """Read one body, by every parser: which of them is asked depends on the state, which is the host's."""
+def read_frame(body: wire.Body, tally: Tally) -> str:
+    """Read one body, by every parser: which of them is asked depends on the state, which is the host's.
+
+    Returns the repr of what it holds, or REFUSED.
+    """
     tally.frames += 1
     try:
         message = wire.decode(body)
     except WireError:
         tally.refused_frames += 1
-        return
+        return REFUSED
     if not is_plain(message, len(body)):
         raise Finding(f"a value that is not plain: {body!r}")
     for parse in PARSERS:
@@ -80,6 +112,7 @@ def read_frame(body: bytes, tally: Tally) -> None:
         except WireError:
             continue
         tally.records += 1
+    return repr(message)
 
 
 def is_plain(value: object, items: int) -> bool:
