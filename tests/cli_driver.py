@@ -48,7 +48,7 @@ def plughold(*arguments: object, stdin: str = "", folder: Path = CHECKOUT, **var
         capture_output=True,
         cwd=folder,
         env=environment(**{"PYTHONPATH": str(folder)} | variables),
-        timeout=50,
+        timeout=200,
         check=False,
     )
     return Ran(done.returncode, done.stdout.decode(), done.stderr.decode())

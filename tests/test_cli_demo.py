@@ -7,6 +7,7 @@ import shutil
 from typing import TYPE_CHECKING
 
 from cli_driver import CHECKOUT, INVISIBLE, plughold
+from until import PATIENCE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,7 +23,7 @@ def test_every_scenario_comes_out_as_it_must_and_the_host_is_unharmed(tmp_path: 
     assert {None, "audit_hook", "landlock", "own process", "call_timeout", "limit memory"} <= layers
     assert found["host"]["unharmed"]
     assert os.listdir(tmp_path) == []
-    assert sum(scenario["duration_s"] for scenario in found["scenarios"]) < 10
+    assert all(0 < scenario["duration_s"] < PATIENCE for scenario in found["scenarios"])
 
 
 def test_a_person_reads_a_table_in_100_columns() -> None:

@@ -96,7 +96,12 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(target)]
     environment = os.environ | {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_ROOT_USER_ACTION": "ignore"}
     done = subprocess.run(
-        [*command, f"pluggy=={request.param}"], capture_output=True, text=True, timeout=50, check=False, env=environment
+        [*command, f"pluggy=={request.param}"],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+        env=environment,
     )
     need(done.returncode == 0, f"pluggy {request.param} from pip: {done.stderr[-300:]}")
     return request.param, target
@@ -105,5 +110,5 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def test_a_plugin_in_a_worker_works_with_this_pluggy(plugin_from: Any, folder: tuple[str, Path]) -> None:
     version, target = folder
     script = ["-W", "error", "-c", textwrap.dedent(SCRIPT), str(target), str(ROOT), str(plugin_from.manifest(PLUGIN))]
-    done = subprocess.run([sys.executable, *script], capture_output=True, text=True, timeout=50, check=False, cwd="/")
+    done = subprocess.run([sys.executable, *script], capture_output=True, text=True, timeout=200, check=False, cwd="/")
     assert (done.stdout.strip(), done.stderr) == (version, "")

@@ -36,7 +36,7 @@ def run(code: str, *arguments: object, **options: Any) -> subprocess.CompletedPr
     script = "import os, sys, signal, host\n" + textwrap.dedent(code)
     return subprocess.run(
         [sys.executable, "-W", "error", "-c", script, *map(str, arguments)],
-        cwd=ROOT, capture_output=True, text=True, timeout=50, check=False, **options,
+        cwd=ROOT, capture_output=True, text=True, timeout=200, check=False, **options,
     )  # fmt: skip
 
 

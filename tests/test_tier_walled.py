@@ -203,7 +203,7 @@ def test_minimum_walled_is_refused_where_namespaces_are() -> None:
         "try: host.PluginHost('t', minimum_tier='walled')\n"
         "except host.LockdownUnavailable as e: print(e.tier, *e.missing)\n"
     )
-    done = subprocess.run([sys.executable, "-B", "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run([sys.executable, "-B", "-c", code], capture_output=True, text=True, check=False, timeout=200)
     reached, why = done.stdout.splitlines() or [done.stderr, ""]
     need(reached != "hooked", "seccomp")
     assert reached in ("confined", "filtered")

@@ -134,7 +134,7 @@ def test_not_one_packet_goes_where_no_grant_leads(tmp_path: Path, must_work: Any
     done = subprocess.run(
         [unshare, "--net", "--mount", sys.executable, "-m", "captured_network", str(tmp_path), "walled", "confined"],
         check=False, cwd=tests, env=os.environ | {"PYTHONPATH": str(tests.parent)},
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=50,
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=200,
     )  # fmt: skip
     must_work("unshare failed" not in done.stderr, "network and mount namespaces for root")
     assert done.returncode == 0, done.stderr

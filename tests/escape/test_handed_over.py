@@ -339,7 +339,7 @@ def test_under_another_sandbox_that_takes_the_notifications_this_way_is_found() 
 
     code = "from sandbox_worker.broker.server import find_variant; print(*find_variant())"
     command = [sys.executable, "-m", "tests.under_supervisor", sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False, timeout=200)
     assert not done.returncode, done.stderr
     assert done.stdout.startswith("handed ")
     assert "outer sandbox" in done.stdout
@@ -374,5 +374,5 @@ def test_a_machine_without_filters_has_networks_too(plugin_from: Any, servers: t
         """
     manifest = plugin_from.manifest(source, permissions={"net.connect": [f"127.0.0.1:{servers[0].port}"]})
     command = [sys.executable, "-c", BARE, str(manifest), str(servers[0].port)]
-    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False, timeout=200)
     assert done.stdout == "hooked hello\n", done.stderr

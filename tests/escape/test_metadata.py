@@ -258,7 +258,7 @@ def test_in_a_container_locks_are_judged_too(plugin_from: Any, places: Path) -> 
         )
     )
     run = subprocess.run(
-        [sys.executable, "-c", code, str(manifest)], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", code, str(manifest)], capture_output=True, text=True, timeout=200, check=False
     )
     assert run.stdout == "confined ['locked', 38]\n", run.stderr
     assert stat.S_IMODE((places / "granted" / "open.txt").stat().st_mode) == 0o640
