@@ -72,7 +72,7 @@ CLIENTS: Final = {
         import http.client
         secure = scheme == "https"
         made = http.client.HTTPSConnection if secure else http.client.HTTPConnection
-        connection = made(name, port, timeout=10, **({"context": context} if secure else {}))
+        connection = made(name, port, timeout=40, **({"context": context} if secure else {}))
         connection.request("GET", "/")
         result = connection.getresponse().read().decode()
         """),
@@ -90,7 +90,7 @@ CLIENTS: Final = {
         ("PermissionDenied", "PermissionError", "OSError"),
     ),
     "requests": Client(
-        _URL + "import requests\nresult = requests.get(url, timeout=10, verify=ca).text",
+        _URL + "import requests\nresult = requests.get(url, timeout=40, verify=ca).text",
         ("ConnectionError",),
         "requests",
         ("charset-normalizer",),
@@ -99,7 +99,7 @@ CLIENTS: Final = {
         _CONTEXT
         + _URL
         + "import httpx\n"
-        + "result = httpx.get(url, timeout=10, verify=context or True, follow_redirects=True).text",
+        + "result = httpx.get(url, timeout=40, verify=context or True, follow_redirects=True).text",
         ("ConnectError",),
         "httpx",
     ),
@@ -144,7 +144,7 @@ CLIENTS: Final = {
         textwrap.dedent("""
         import psycopg
         secure = {"sslmode": "verify-full", "sslrootcert": ca} if scheme == "https" else {"sslmode": "disable"}
-        with psycopg.connect(host=name, port=port, user="plugin", dbname="postgres", connect_timeout=10,
+        with psycopg.connect(host=name, port=port, user="plugin", dbname="postgres", connect_timeout=40,
                              keepalives_idle=5, tcp_user_timeout=5000, **secure) as connection:
             assert connection.pgconn.ssl_in_use is (scheme == "https")
             connection.execute("create temporary table seen (id int)")
@@ -165,7 +165,7 @@ CLIENTS: Final = {
         secure = {"sslmode": "verify-full", "sslrootcert": ca} if scheme == "https" else {"sslmode": "disable"}
         async def get():
             async with await psycopg.AsyncConnection.connect(
-                host=name, port=port, user="plugin", dbname="postgres", connect_timeout=10, **secure
+                host=name, port=port, user="plugin", dbname="postgres", connect_timeout=40, **secure
             ) as connection:
                 return (await (await connection.execute("select 'hello'")).fetchone())[0]
         result = asyncio.run(get())

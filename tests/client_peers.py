@@ -69,7 +69,7 @@ class Web:
             while True:
                 met, _ = self._listener.accept()
                 self.met += 1
-                met.settimeout(5)
+                met.settimeout(30)
                 with contextlib.suppress(OSError), self._secured(met) as spoken:
                     spoken.recv(65536)
                     spoken.sendall(self._answer)

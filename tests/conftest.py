@@ -28,6 +28,8 @@ hypothesis.settings.load_profile("tests")
 PROJECT: Final = "tests"
 START: Final = os.environ.get("PLUGHOLD_START", "exec")
 """How workers start where a test does not say: every promise holds either way."""
+UNHURRIED: Final[dict[str, object]] = {"start_timeout": "60 s"}
+"""Ten seconds, the default, are few where all cores are busy."""
 PRELUDE: Final = f"from sandbox_worker.plugin_api import HookimplMarker; hookimpl = HookimplMarker({PROJECT!r})\n"
 """Stands before every source, on one line: a test's plugin just says `@hookimpl`."""
 
@@ -89,7 +91,8 @@ class Plugins:
         table |= {} if functions is not None else {"entry": "plugin"}
         lines = ["schema = 1", "[plugin]", *_lines(table | dict(plugin or {}))]
         for name, rows in (
-            ("permissions", permissions), ("permissions.deny", deny), ("functions", functions), ("limits", limits),
+            ("permissions", permissions), ("permissions.deny", deny), ("functions", functions),
+            ("limits", UNHURRIED | dict(limits or {})),
         ):  # fmt: skip
             if rows is not None:
                 lines += [f"[{name}]", *_lines(rows)]

@@ -15,13 +15,13 @@ import host
 CLIENTS: Final = {
     "http.client": """
 import http.client
-connection = http.client.HTTPConnection(name, port, timeout=10)
+connection = http.client.HTTPConnection(name, port, timeout=40)
 connection.request("GET", "/")
 result = connection.getresponse().read().decode()
 """,
     "urllib": """
 import urllib.request
-result = urllib.request.urlopen(f"http://{name}:{port}/", timeout=10).read().decode()
+result = urllib.request.urlopen(f"http://{name}:{port}/", timeout=40).read().decode()
 """,
     "urllib without a timeout": """
 import urllib.request
@@ -29,7 +29,7 @@ result = urllib.request.urlopen(f"http://{name}:{port}/").read().decode()
 """,
     "socket.create_connection": """
 import socket
-with socket.create_connection((name, port), timeout=10) as connection:
+with socket.create_connection((name, port), timeout=40) as connection:
     connection.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n")
     data = b""
     while part := connection.recv(999):
@@ -48,11 +48,11 @@ result = asyncio.run(get())
 """,
     "requests": """
 import requests
-result = requests.get(f"http://{name}:{port}/", timeout=10).text
+result = requests.get(f"http://{name}:{port}/", timeout=40).text
 """,
     "httpx": """
 import httpx
-result = httpx.get(f"http://{name}:{port}/", timeout=10, trust_env=False).text
+result = httpx.get(f"http://{name}:{port}/", timeout=40, trust_env=False).text
 """,
 }
 FOREIGN: Final = ("requests", "httpx")
@@ -66,7 +66,7 @@ with socket.socket(socket.AF_UNIX) as client:
     "socket with a timeout": """
 import socket
 with socket.socket(socket.AF_UNIX) as client:
-    client.settimeout(10)
+    client.settimeout(40)
     client.connect(path)
     result = client.recv(9).decode()
 """,
@@ -123,7 +123,7 @@ class Server:
                 met, _ = self._listener.accept()
                 self.met += 1
                 with met, contextlib.suppress(OSError):
-                    met.settimeout(5)
+                    met.settimeout(30)
                     met.recv(65536)
                     met.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello")
 

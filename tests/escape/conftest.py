@@ -71,10 +71,14 @@ def is_failure(outcome: object) -> bool:
 
 @pytest.fixture
 def attacker(plugin_from: Plugins, must_work: Any) -> Any:
-    """``attacker(**options of plugin_from)``: an attacker in a worker of its own, `confined` unless told otherwise."""
+    """``attacker(**options of plugin_from)``: an attacker in a worker of its own, `confined` unless told otherwise.
+
+    Its calls have time enough for a machine with much to do: that they end is what other tests promise.
+    """
 
     def start(**options: Any) -> Attacker:
-        plugin = plugin_from(SOURCE, **options)
+        limits = {"call_timeout": "50 s"} | dict(options.pop("limits", {}))
+        plugin = plugin_from(SOURCE, limits=limits, **options)
         if "tier" not in options:
             must_work(plugin.tier in ("confined", "walled"), "Landlock and seccomp")
         return Attacker(plugin)

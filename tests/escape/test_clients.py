@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 WAYS: Final = ["walled", "confined", "confined, sockets replaced"]
 """How the broker gets at a socket: by a new one, by a duplicate, and by a new one where the worker sees the network."""
-AT_ONCE: Final = 9.0
+AT_ONCE: Final = 30.0
 """Seconds within which a refusal is known: no client waits for a timeout of its own."""
-LIMITS: Final = {"memory": "1 GiB", "threads": 128, "call_timeout": "30 s"}
+LIMITS: Final = {"memory": "1 GiB", "threads": 128, "call_timeout": "60 s"}
 
 
 @pytest.fixture(scope="session")

@@ -159,7 +159,7 @@ def test_asyncio_serves_where_it_is_granted(plugin_from: Any, must_work: Any, ti
         def meet() -> None:
             while not answers:
                 with socket.socket(socket.AF_UNIX) as client, contextlib.suppress(OSError):
-                    client.settimeout(5)
+                    client.settimeout(30)
                     client.connect(path)
                     client.sendall(b"hello")
                     answers.append(client.recv(9))
@@ -315,7 +315,7 @@ def send(packet, *descriptors):
     channel.sendmsg([packet], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if rights else [])
 {HOSTILE[packet]}
 theirs.close()
-ours.settimeout(5)
+ours.settimeout(30)
 result = list(ours.recv(99))
 """
     broker = owner._workers._broker
@@ -368,7 +368,7 @@ def test_a_machine_without_filters_has_networks_too(plugin_from: Any, servers: t
         import socket
         @hookimpl
         def reach(port):
-            with socket.create_connection(("127.0.0.1", port), 5) as client:
+            with socket.create_connection(("127.0.0.1", port), 30) as client:
                 client.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n")
                 return client.makefile().read()[-5:]
         """

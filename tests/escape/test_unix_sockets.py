@@ -108,7 +108,7 @@ def test_asyncio_serves_in_the_folder_of_the_plugins_own(plugin_from: Any, must_
         def meet() -> None:
             while True:
                 with socket.socket(socket.AF_UNIX) as client, contextlib.suppress(OSError):
-                    client.settimeout(5)
+                    client.settimeout(30)
                     client.connect(path)
                     client.sendall(b"hello")
                     answers.append(client.recv(9))
