@@ -18,9 +18,10 @@ from host.errors import CeilingExceeded, GrantError, Pending
 from host.model.links import PlantedLink
 from host.model.manifest import Limits, Manifest, expand
 from host.model.manifest_schema import VARIABLES
+from host.model.rules import parse_rule
 from host.model.units import UnitError, parse_duration, parse_size
 from sandbox_worker import _argv
-from sandbox_worker.permissions import KINDS, UNIX, Rule, RuleError, coverage, covers, distinct, parse_rule, without
+from sandbox_worker.permissions import KINDS, UNIX, Rule, RuleError, coverage, covers, distinct, without
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import keyword
 import os
 import pwd
@@ -21,9 +22,10 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from host.errors import ManifestError
-from sandbox_worker.permissions import ENFORCED_KINDS, KINDS, UNIX, RuleError, parse_rule
+from sandbox_worker.permissions import ENFORCED_KINDS, KINDS, UNIX, RuleError
 
 from .manifest_schema import DOCUMENT, LIMITS, VARIABLES, Mistake, illegal, join
+from .rules import parse_rule
 from .sanitise import quoted, visible
 
 if TYPE_CHECKING:
@@ -208,31 +210,31 @@ def _entries(key: str, table: Mapping[str, Any], possible: tuple[str, ...]) -> I
         seen: dict[object, str] = {}
         for index, item in enumerate(items):
             entry, place = Entry(kind, **item), f"{key}.{kind}[{index}]"
-            first = seen.setdefault((_rule(place, entry).pattern, entry.argv), place)
-            if first != place:
+            pattern = _rule(place, entry).pattern
+            first = seen.setdefault((pattern.stem, pattern.exact, pattern.ports, entry.argv), place)
+            if first is not place:
                 raise Mistake(place, f"{quoted(entry.target)} says the same as {first}", "each target once")
             yield entry
 
 
 def _rule(key: str, entry: Entry) -> Rule:
     """Return the rule of one entry, with stand-ins for its variables; Mistake where the grammar refuses it."""
-    path = entry.target.removeprefix(UNIX) if entry.kind.startswith("net.") else entry.target
-    variable = path.startswith("${")
-    if path.rfind("${") > 0 or (variable and not _takes_variables(entry)):
-        raise illegal(key, entry.target, _LEGAL_VARIABLE)
+    text = entry.target
+    variable = "${" in text
     try:
-        rule = parse_rule(entry.kind, expand(entry.target, _PLACEHOLDERS), private=entry.private)
+        if variable:
+            start = len(UNIX) if entry.kind.startswith("net.") and text.startswith(UNIX) else 0
+            if text.rfind("${") != start or not (start or entry.kind.startswith("fs.")):
+                raise RuleError(text, _LEGAL_VARIABLE)
+            text = expand(text, _PLACEHOLDERS)
+        rule = parse_rule(entry.kind, text, private=entry.private)
     except RuleError as error:
         raise illegal(key, entry.target, error.legal) from None
     # `..` must not climb from a folder that only a start knows to one that nobody reviewed.
-    beneath = rule.pattern.stem.removeprefix(UNIX)
-    if variable and not beneath.startswith(tuple(f"{folder}/" for folder in _PLACEHOLDERS.values())):
+    beneath = tuple(f"{folder}/" for folder in _PLACEHOLDERS.values()) if variable else ""
+    if not rule.pattern.stem.removeprefix(UNIX).startswith(beneath):
         raise illegal(key, entry.target, "a path that stays beneath its variable")
     return rule
-
-
-def _takes_variables(entry: Entry) -> bool:
-    return entry.kind.startswith("fs.") or (entry.kind.startswith("net.") and entry.target.startswith(UNIX))
 
 
 def _folder(file: Path, written: str) -> Path:
@@ -244,16 +246,29 @@ def _folder(file: Path, written: str) -> Path:
         raise illegal(key, written, "the path of an existing folder") from None
     if not folder.is_dir():
         raise illegal(key, written, "the path of an existing folder")
-    if folder in _refused_folders() or folder.parent == Path("/home"):
+    if _holds_more(folder) or folder.parent == Path("/home"):
         legal = "a folder of the plugin's own; not /, a home folder itself or the interpreter's prefix"
         raise illegal(key, written, legal)
     return folder
 
 
-def _refused_folders() -> set[Path]:
-    """Return the folders that hold far more than a plugin: the root, homes, the prefixes of the interpreter."""
-    homes = {"/home", "/root", os.path.expanduser("~")}
-    with contextlib.suppress(KeyError):  # a user without an entry, as in many containers
-        homes.add(pwd.getpwuid(os.getuid()).pw_dir)  # HOME may say something else
-    prefixes = {sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix}
-    return {Path("/"), *(Path(folder).resolve() for folder in homes | prefixes)}
+def _holds_more(folder: Path) -> bool:
+    """Whether it is one that holds far more than a plugin: the root, a home, a prefix of the interpreter."""
+    others = {"/", "/home", "/root", os.path.expanduser("~"), _home_of(os.getuid())}
+    others |= {sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix}
+    found = os.stat(folder)
+    for other in others:
+        with contextlib.suppress(OSError):  # not every machine has them all
+            if os.path.samestat(os.stat(other), found):
+                return True
+    return False
+
+
+@functools.cache
+def _home_of(user: int) -> str:
+    """The folder that the user database names, for HOME may say something else; the root where it knows no such user,
+    as in many containers."""
+    try:
+        return pwd.getpwuid(user).pw_dir
+    except KeyError:
+        return "/"

@@ -60,6 +60,11 @@ class Scalar:
     read: Callable[[Any], Any]
     form: Schema
     default: bool | int | str | None = None
+    absent: Any = dataclasses.field(init=False)
+    """What an absent key means."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "absent", None if self.default is None else self.read(self.default))
 
     def check(self, key: str, value: object) -> Any:
         """Return what `value` means, or raise Mistake."""
@@ -88,9 +93,9 @@ class Table:
         return f"a table of {', '.join(self.fields)}"
 
     @property
-    def default(self) -> dict[str, object] | None:
-        """The value of an absent key."""
-        return None if self.required else {}
+    def absent(self) -> dict[str, Any] | None:
+        """What an absent key means."""
+        return None if self.required else {name: node.absent for name, node in self.fields.items()}
 
     def check(self, key: str, value: object) -> dict[str, Any]:
         """Return all fields, or raise Mistake for the first one that is unknown, missing or not legal."""
@@ -99,14 +104,16 @@ class Table:
         for name in value:
             if name not in self.fields:
                 raise Mistake(join(key, name), "unknown key", f"one of {', '.join(self.fields)}")
-        return {name: self._field(join(key, name), name, value) for name in self.fields}
+        inside = f"{key}." if key else ""
+        return {name: self._field(inside + name, name, value) for name in self.fields}
 
     def _field(self, key: str, name: str, table: Mapping[str, object]) -> Any:
         node = self.fields[name]
-        if name in self.required and name not in table:
+        if name in table:
+            return node.check(key, table[name])
+        if name in self.required:
             raise Mistake(key, "is missing", node.legal)
-        value = table.get(name, node.default)
-        return None if value is None else node.check(key, value)
+        return node.absent
 
     def schema(self) -> Schema:
         """Return the JSON Schema of the table."""
@@ -126,7 +133,7 @@ class Names:
     description: str
     name: Scalar
     value: Scalar
-    default: None = None
+    absent: None = None
 
     @property
     def legal(self) -> str:
@@ -159,23 +166,28 @@ class Entries:
     """
 
     entry: Table
-    default: tuple[()] = ()
     legal: str = f"an array of at most {ENTRIES_MAX} entries"
+
+    @property
+    def absent(self) -> list[dict[str, Any]]:
+        """What an absent key means."""
+        return []
 
     def check(self, key: str, value: object) -> list[dict[str, Any]]:
         """Return the entries, each a table of all its fields, or raise Mistake."""
         if not isinstance(value, list | tuple) or len(value) > ENTRIES_MAX:
             raise illegal(key, value, self.legal)
-        found = [self._entry(f"{key}[{index}]", item) for index, item in enumerate(value)]
+        others = {name: node.absent for name, node in self.entry.fields.items()}
+        found = [self._entry(f"{key}[{index}]", item, others) for index, item in enumerate(value)]
         for index, entry in enumerate(found):
             if entry["target"] == "*" and len(found) > 1:
                 raise Mistake(f"{key}[{index}]", '"*" stands beside other entries', '["*"] alone')
         return found
 
-    def _entry(self, key: str, item: object) -> dict[str, Any]:
+    def _entry(self, key: str, item: object, others: dict[str, Any]) -> dict[str, Any]:
         if isinstance(item, dict):
             return self.entry.check(key, item)
-        return {name: f.check(key, item) if name == "target" else f.default for name, f in self.entry.fields.items()}
+        return {**others, "target": self.entry.fields["target"].check(key, item)}
 
     def schema(self) -> Schema:
         """Return the JSON Schema of the array."""

@@ -213,8 +213,9 @@ def environment(effective: Effective, available: Mapping[str, str], tmp: str | N
     """The worker's whole environment: built from the rules, never filtered from the host's."""
     allow, deny = effective.allow.get("env", ()), effective.deny.get("env", ())
     found = {}
-    for name, value in available.items():
-        if name and (allow or name in IMPLIED_ENV) and "\0" not in value and decide("env", allow, deny, name).allowed:
+    for name in available if allow else IMPLIED_ENV:
+        value = available.get(name)
+        if name and value is not None and "\0" not in value and decide("env", allow, deny, name).allowed:
             found[name] = value
     if tmp is not None:
         found["TMPDIR"] = tmp

@@ -16,6 +16,7 @@ from host.errors import HostError, LockdownUnavailable, PluginStartError
 from host.model import plan, view
 from host.model.links import PlantedLink, resolve
 from host.model.manifest import expand
+from host.model.rules import parse_rule
 from host.run import interpreter as interpreters
 from host.run import native as natives
 from host.run.broker import Broker
@@ -29,7 +30,7 @@ from host.run.tiers import PROOFS, choose
 from host.run.watcher import Watch, Watcher
 from host.run.worker import Worker
 from sandbox_worker import wire
-from sandbox_worker.permissions import UNIX, Rule, coverage, parse_rule
+from sandbox_worker.permissions import UNIX, Rule, coverage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
