@@ -15,8 +15,8 @@ from sandbox_worker.importer import SourceOnlyLoader
 
 COMMANDS = 3
 """Where a byte asks for a worker, and where its copy waits for settings: the spawner puts its own pipe there."""
-ARRIVALS = 4
-"""A socket: "ready" goes out by it once, and a worker's descriptors come in by it, to the worker alone."""
+ARRIVALS = 20
+"""A socket: "ready" goes out by it once, and descriptors come in by it, to a worker alone, which are below this one."""
 
 
 def main() -> None:

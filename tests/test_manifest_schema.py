@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from host.errors import ManifestError
 from host.model.manifest import load_manifest
-from host.model.manifest_schema import DOCUMENT, LIMITS, Mistake, illegal, join, json_schema
+from host.model.manifest_schema import DOCUMENT, LIMITS, json_schema
+from host.model.mistakes import Mistake, illegal, join
 from sandbox_worker.permissions import KINDS, SYS_NAMES
 
 FILE = Path(__file__).parent.parent / "manifests" / "plughold.schema.json"

@@ -1,7 +1,7 @@
 """Tier `walled` at kernel strength: real workers without any hook, each attempt by the bare call.
 
-As ourselves and, for root, as an ordinary user; and on machines that refuse a part of it, which must be noticed and
-named.
+As ourselves and, for root, as an ordinary user; executed, and forked into a view that was begun before; and on machines
+that refuse a part of it, which must be noticed and named.
 """
 
 from __future__ import annotations
@@ -11,12 +11,16 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import psutil
 import pytest
 from walls_driver import LIKE_DOCKER, NOBODY, SYSTEM_PYTHON, Host, Worker, need
+
+from sandbox_worker.walls.tracing import SUPPORTED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -160,14 +164,19 @@ def wanted(root: Path) -> dict[str, object]:
     return {"rules": rules, "links": [[f"{root}/link", "r"]], "cwd": f"{root}/r", "tier": "walled"}
 
 
-@pytest.fixture(scope="module", params=["ourselves", "nobody"])
+@pytest.fixture(scope="module", params=["ourselves", "nobody", "ourselves, forked", "nobody, forked"])
 def situation(request: pytest.FixtureRequest) -> Iterator[Situation]:
-    user = NOBODY if request.param == "nobody" else None
+    user = NOBODY if request.param.startswith("nobody") else None
     if user is not None and (os.getuid() != 0 or not Path(SYSTEM_PYTHON).exists()):
         pytest.skip(f"needs root, and {SYSTEM_PYTHON}")
-    host, root = Host(user=user), tree(user)
+    forks = request.param.endswith("forked") and SUPPORTED
+    host, root = Host(user=user, forks=forks), tree(user)
     try:
         need(host.ready["namespaces"], f"namespaces: {host.ready['missing']}")
+        if forks:
+            need(not host.ready["no_fork"], host.ready["no_fork"])
+            while len(psutil.Process(host.process.pid).children()) < 3:  # the server, its copy, and namespaces for it
+                time.sleep(0.001)
         library = next(Path("/lib").resolve().rglob("libc.so.6"), None) or next(Path("/lib").resolve().glob("libc.*"))
         sources = [source for _, source, _ in ATTEMPTS]
         head = f"T, LIBRARY, SOURCES = {str(root)!r}, {str(library)!r}, {sources!r}"

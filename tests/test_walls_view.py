@@ -108,3 +108,27 @@ def test_leaving_mounts_out_changes_nothing(base: list[tuple[str, str]], own: li
         if mount is not None:
             assert (mount.hidden, mount.executable) == (hidden, "x" in access)  # type: ignore[attr-defined]
             assert mount.writable == ("w" in access and "x" not in access)  # type: ignore[attr-defined]
+
+
+def slots(view: View) -> list[tuple[object, ...]]:
+    """All that is to be said of each mount, in order."""
+    return [tuple(getattr(mount, name) for name in mount.__slots__) for mount in view.mounts]
+
+
+@given(RULES, RULES)
+def test_a_view_that_only_adds_to_another_is_told_by_what_it_adds(
+    base: list[tuple[str, str]], own: list[tuple[str, str]]
+) -> None:
+    begun, whole = arrange(base, [], []), arrange(base, own, [])
+    if (more := whole.beyond(begun)) is not None:
+        assert slots(begun.extended(more, ())) == slots(whole)
+        added = [path.rstrip("/") + "/" for path, _ in more]
+        assert not any(mount.path.startswith(tuple(added)) for mount in begun.mounts)
+
+
+def test_a_view_that_changes_another_does_not_only_add_to_it() -> None:
+    begun = arrange([("/a/b", "x")], [], [])
+    assert arrange([("/a/b", "x")], [("/c", "r"), ("/a/b/c", "w")], []).beyond(begun) == [("/a/b/c", "w"), ("/c", "r")]
+    for own in ([("/a", "r")], [("/", "r")], [("/a", "x")]):
+        assert arrange([("/a/b", "x")], own, []).beyond(begun) is None
+    assert arrange([], [("/c", "r")], []).beyond(begun) is None

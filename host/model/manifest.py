@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any, Final
 from host.errors import ManifestError
 from sandbox_worker.permissions import ENFORCED_KINDS, KINDS, UNIX, RuleError
 
-from .manifest_schema import DOCUMENT, LIMITS, VARIABLES, Mistake, illegal, join
+from .manifest_schema import DOCUMENT, LIMITS, VARIABLES
+from .mistakes import Mistake, illegal, join
 from .rules import parse_rule
 from .sanitise import quoted, visible
 

@@ -15,8 +15,8 @@ from sandbox_worker import _argv
 from sandbox_worker.permissions import KINDS, RULE_MAX, SYS_NAMES
 
 from . import units
+from .mistakes import Mistake, illegal, join
 from .pep440 import PEP_440
-from .sanitise import quoted, visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -29,26 +29,6 @@ ENTRIES_MAX: Final = 1000
 """Entries of one kind: nobody reviews more."""
 VARIABLES: Final = ("plugin", "data", "tmp", "home")
 """What ``${…}`` may name at the start of an fs target."""
-_KEY_MAX: Final = 64  # characters of a key in a message
-
-
-class Mistake(ValueError):
-    """One mistake: `key` is dotted ("" for the file as a whole), `what` is wrong with it, `legal` what is legal."""
-
-    def __init__(self, key: str, what: str, legal: str) -> None:
-        super().__init__(f"{key}{': ' if key else ''}{what}; legal is {legal}")
-        self.key = key
-
-
-def illegal(key: str, value: object, legal: str) -> Mistake:
-    """Return the mistake that `value` is not legal, with the value quoted."""
-    shown = quoted(value) if isinstance(value, str) else units.describe(value)
-    return Mistake(key, f"{shown} is not legal", legal)
-
-
-def join(key: str, name: str) -> str:
-    """Return the dotted key of `name` inside the table at `key`; `name` may be any text."""
-    return f"{key}.{visible(name, _KEY_MAX)}" if key else visible(name, _KEY_MAX)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

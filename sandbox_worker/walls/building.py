@@ -1,10 +1,11 @@
 """Putting a view together in a fresh mount namespace, and moving into it.
 
-A new root is made of a small tmpfs on top of some folder; copies of what is granted are mounted in it and restricted,
-those that are only for reading all at once; then it becomes the root and the old one is let go of. Everything is opened
-and copied before anything is mounted, so that no mount of ours is ever part of a copy. Names are resolved from the new
-root by openat2(2), which takes no link and no way out: in a folder that others may write to, a name may become a link
-any time.
+A new root is made of a small tmpfs over the old one, where nobody meets it whose root is that: paths begin beneath what
+is mounted there (path_resolution(7)). Copies of what is granted are mounted in it and restricted, those that are only
+for reading all at once; then it becomes the root and the old one is let go of. The old root itself is copied, if at
+all, before anything is mounted, so that no mount of ours is ever part of a copy. Names are resolved from the new root
+by openat2(2), which takes no link and no way out: in a folder that others may write to, a name may become a link any
+time.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
     from .view import Mount, View
 
-_STAGE: Final = "/proc"  # the spawner reads it, so it is there
 _ROOT: Final = ((b"size", b"1m"), (b"mode", b"0755"))  # folders and empty files alone
 _COVER: Final = ((b"size", b"64k"), (b"mode", b"0111"))  # may be walked through, to a grant beneath; lists nothing
 _EMPTY_FILE: Final = ".covers-denied-files"
@@ -34,8 +34,9 @@ def move_into(view: View) -> None:
 
     OSError when anything fails but a grant that is gone; a cover that can't be put up is a failure.
     """
-    mounts.make_private()
-    _Builder(view).build()
+    builder = Builder()
+    builder.begin(view)
+    builder.finish(view)
 
 
 def use_own_null() -> None:
@@ -45,37 +46,48 @@ def use_own_null() -> None:
     os.close(null)
 
 
-class _Builder:
+class Builder:
     """Holds what is opened: copies that wait for their place, the folders made for them, and the mounts that are closed
-    for writing at the end."""
+    for writing at the end. OSError as `move_into`."""
 
-    __slots__ = ("_covers", "_folders", "_root", "_trees", "_view")
+    __slots__ = ("_begun", "_covers", "_folders", "_root", "_trees")
 
-    def __init__(self, view: View) -> None:
-        self._view = view
+    def __init__(self) -> None:
+        self._begun: frozenset[str] = frozenset()
         self._covers: list[int] = []
         self._folders: dict[str, int] = {}
         self._root = -1
         self._trees: dict[str, tuple[int, bool]] = {}  # path: (a detached mount, whether of a folder)
 
-    def build(self) -> None:
-        for mount in self._view.mounts:
-            if not mount.hidden and (tree := _tree_of(mount)) is not None:
-                self._trees[mount.path] = tree
+    def begin(self, view: View) -> None:
+        """Mount what is in `view`, without being in it yet."""
+        mounts.make_private()
+        for mount in view.mounts:
+            self._copy(mount, restricted=not mount.plain)
         stage = mounts.new_tmpfs(_ROOT)
-        _attach_at(stage, _STAGE)
+        _attach_at(stage, "/")
         self._root = stage
         self._covers.append(stage)
-        for mount in self._view.mounts:
+        for mount in view.mounts:
             if mount.plain:
                 self._put(mount)
         mounts.restrict(stage, _PLAIN)  # all of them in one call, before anything that may be more is put in
         mounts.open_for_writing(stage)
-        for mount in self._view.mounts:
+        for mount in view.mounts:
             if not mount.plain:
                 self._put(mount)
-        for path, target in self._view.links:
+        self._begun = frozenset(mount.path for mount in view.mounts)
+
+    def finish(self, view: View) -> None:
+        """Mount what is in `view` beyond that with which it was begun, and move into it."""
+        more = [mount for mount in view.mounts if mount.path not in self._begun]
+        for mount in more:
+            self._copy(mount, restricted=True)
+        for mount in more:
+            self._put(mount)
+        for path, target in view.links:
             self._link(path, target)
+        stage = self._covers[0]
         with contextlib.suppress(FileNotFoundError):
             os.unlink(_EMPTY_FILE, dir_fd=stage)
         if self._root == stage:
@@ -85,6 +97,18 @@ class _Builder:
         for cover in self._covers:
             mounts.close_for_writing(cover)
         mounts.make_root(self._root)
+
+    def _copy(self, mount: Mount, *, restricted: bool) -> None:
+        """Take a copy of what is at the mount's path, if anything is."""
+        source = landlock.open_path(mount.path) if not mount.hidden else None
+        if source is None:
+            return
+        mode = os.fstat(source).st_mode
+        tree = mounts.clone_of(source)
+        os.close(source)
+        if restricted:
+            mounts.restrict(tree, _attributes_of(mount, mode))
+        self._trees[mount.path] = tree, stat.S_ISDIR(mode)
 
     def _put(self, mount: Mount) -> None:
         if mount.path == "/":
@@ -167,17 +191,8 @@ class _Builder:
             os.symlink(target, name, dir_fd=self._folder(head))
 
 
-def _tree_of(mount: Mount) -> tuple[int, bool] | None:
-    """(a detached copy of what is at the path, whether it is a folder), restricted unless it is plain, which is left to
-    the builder; None when nothing is there."""
-    source = landlock.open_path(mount.path)
-    if source is None:
-        return None
-    mode = os.fstat(source).st_mode
-    tree = mounts.clone_of(source)
-    os.close(source)
-    if mount.plain:
-        return tree, stat.S_ISDIR(mode)
+def _attributes_of(mount: Mount, mode: int) -> int:
+    """What is withheld from the file or folder of this mode."""
     attributes = mounts.NO_SUID
     if not mount.devices:
         attributes |= mounts.NO_DEVICES
@@ -186,8 +201,7 @@ def _tree_of(mount: Mount) -> tuple[int, bool] | None:
     # A device is written to through a read-only mount, which keeps its mode and owner from being changed.
     if not mount.writable or stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
         attributes |= mounts.READ_ONLY
-    mounts.restrict(tree, attributes)
-    return tree, stat.S_ISDIR(mode)
+    return attributes
 
 
 def _existing(root: int, path: str) -> int:

@@ -17,7 +17,7 @@ from .syscalls import ARCHITECTURES
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Final
+    from typing import Any, Final
 
 _SIXTY_FOUR_BIT = sys.maxsize > 2**32
 MACHINE: Final = os.uname().machine if _SIXTY_FOUR_BIT else f"32-bit interpreter on {os.uname().machine}"
@@ -26,12 +26,19 @@ ARCHITECTURE: Final = ARCHITECTURES.get(MACHINE)
 _NUMBERS: Final = ARCHITECTURE.numbers if ARCHITECTURE else {}
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_syscall = _libc.syscall
-_syscall.restype = ctypes.c_long
-_syscall.argtypes = [ctypes.c_long] * 7
-_open = _libc["syscall"]  # the same function once more, for a call that takes a text
-_open.restype = ctypes.c_long
-_open.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_long]
+
+
+def _typed(*arguments: type[ctypes._SimpleCData[Any]]) -> Callable[..., int]:
+    """syscall(2) for these arguments, each time another object: to convert six where one will do takes twice as long
+    again."""
+    function = _libc["syscall"]
+    function.restype = ctypes.c_long
+    function.argtypes = [ctypes.c_long, *arguments]
+    return function
+
+
+_by_count: Final = tuple(_typed(*[ctypes.c_long] * count) for count in range(7))
+_open: Final = _typed(ctypes.c_long, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_long)
 _prctl = _libc.prctl
 _prctl.restype = ctypes.c_int
 _prctl.argtypes = [ctypes.c_int, *[ctypes.c_ulong] * 4]
@@ -53,8 +60,8 @@ _SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV: Final = 1 << 5
 
 
 def syscall(name: str, *arguments: int) -> int:
-    """Make the call and give its result. At most six arguments; pointers as addresses."""
-    result: int = _syscall(_NUMBERS[name], *arguments, *(0,) * (6 - len(arguments)))
+    """Make the call and give its result, with all arguments that it takes; pointers as addresses."""
+    result = _by_count[len(arguments)](_NUMBERS[name], *arguments)
     if result == -1:
         raise _error(name)
     return result
@@ -67,7 +74,7 @@ def open_how(flags: int, resolve: int) -> ctypes.Array[ctypes.c_char]:
 
 def openat2(folder: int, path: bytes, how: ctypes.Array[ctypes.c_char]) -> int:
     """openat2(2) of a path without null characters, `how` being a struct open_how."""
-    result: int = _open(_NUMBERS["openat2"], folder, path, how, len(how))
+    result = _open(_NUMBERS["openat2"], folder, path, how, len(how))
     if result == -1:
         raise _error("openat2")
     return result

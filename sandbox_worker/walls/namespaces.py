@@ -31,12 +31,11 @@ HOST_NAME: Final = b"localhost"
 _CLONE_NEWNS: Final = 0x00020000
 _CLONE_NEWUTS: Final = 0x04000000
 _CLONE_NEWIPC: Final = 0x08000000
-_CLONE_NEWUSER: Final = 0x10000000
+CLONE_NEWUSER: Final = 0x10000000
 _CLONE_NEWPID: Final = 0x20000000
 _CLONE_NEWNET: Final = 0x40000000
-_OWN: Final = _CLONE_NEWNS | _CLONE_NEWUTS | _CLONE_NEWIPC | _CLONE_NEWNET
-JOINED: Final = _CLONE_NEWUSER | _OWN
-"""What a process joins that takes over the namespaces of one that was `prepared`."""
+OWN: Final = _CLONE_NEWNS | _CLONE_NEWUTS | _CLONE_NEWIPC | _CLONE_NEWNET
+"""Those that each worker has for itself."""
 
 _DONE: Final = b"done"
 _ADVICE: Final = {
@@ -87,18 +86,23 @@ def enter(user_namespace: int | None, view: View, *, named: bool = False) -> Non
     Afterwards it has all capabilities in them, none outside, and its folder is the root. OSError as
     `building.move_into`. `user_namespace` is None for a process that is in it already.
     """
+    move(user_namespace, named=named)
+    building.move_into(view)
+
+
+def move(user_namespace: int | None, *, named: bool) -> None:
+    """The same, but for the view: the file system is the old one still."""
     if user_namespace is not None:
-        linux.syscall("setns", user_namespace, _CLONE_NEWUSER)
-    linux.syscall("unshare", _OWN)
+        linux.syscall("setns", user_namespace, CLONE_NEWUSER)
+    linux.syscall("unshare", OWN)
     if not named:
         name = ctypes.create_string_buffer(HOST_NAME)
         linux.syscall("sethostname", ctypes.addressof(name), len(HOST_NAME))
-    building.move_into(view)
 
 
 def own_processes(user_namespace: int) -> None:
     """Let the next child of this process be the first of a process namespace: the others in it die with that one."""
-    linux.syscall("setns", user_namespace, _CLONE_NEWUSER)
+    linux.syscall("setns", user_namespace, CLONE_NEWUSER)
     linux.syscall("unshare", _CLONE_NEWPID)
 
 
@@ -121,7 +125,7 @@ def _made_by_a_child() -> int:
 def _make_user_namespace() -> None:
     """Its user and group stay who they are in it: one number each, which needs no privilege (user_namespaces(7))."""
     user, group = os.geteuid(), os.getegid()
-    linux.syscall("unshare", _CLONE_NEWUSER)
+    linux.syscall("unshare", CLONE_NEWUSER)
     for name, content in (("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1")):
         path = f"/proc/self/{name}"
         file = os.open(path, os.O_WRONLY | os.O_CLOEXEC)

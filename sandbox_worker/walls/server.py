@@ -18,6 +18,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final, NoReturn
 
+    from .stages import Stages
+
 _PATIENCE: Final = 10.0
 """Seconds within which it arrivals, or is taken for dead."""
 _STACK: Final = 8 << 20
@@ -29,12 +31,18 @@ _ENVIRONMENT: Final = {b"LC_CTYPE": b"C.UTF-8"}
 class ForkServer:
     """One process, which dies with this one. `close` is idempotent."""
 
-    __slots__ = ("_commands", "_next", "_output", "_pid", "_server", "_socket")
+    __slots__ = ("_commands", "_next", "_output", "_pid", "_server", "_socket", "_stages", "_walled")
 
-    def __init__(self, argv: list[bytes]) -> None:
-        """Execute it, and try once whether its copies can be traced. OSError when not, or when it does not start."""
+    def __init__(self, argv: list[bytes], stages: Stages | None) -> None:
+        """Execute it, and try once whether its copies can be traced. OSError when not, or when it does not start.
+
+        `stages` are for tier `walled`, None where that is out of reach. A copy is made ready for it as long as none is
+        asked for that is not of it.
+        """
         if not SUPPORTED:
             raise OSError(errno.ENOSYS, f"no table of registers for this machine: {linux.MACHINE}")
+        self._stages = stages
+        self._walled = stages is not None
         self._next: Tracee | None = None
         self._socket, arrivals = socket.socketpair()
         self._socket.settimeout(_PATIENCE)
@@ -63,44 +71,51 @@ class ForkServer:
         return self._commands >= 0 and self._pid > 0
 
     def prepare(self) -> None:
-        """Have the next copy ready: forked and stopped. OSError as `born`."""
+        """Have the next copy ready: forked, stopped, and as far as it goes without a plan. OSError as `born`."""
+        if self._stages is not None and self._walled:
+            self._stages.prepare()
+        self._next_copy()
+
+    def _next_copy(self) -> Tracee:
+        """A copy that is ready and alive; the one that waits, if it is."""
         if self._next is not None and has_ended(self._next.pid):
             self._next = None  # it was killed
         if self._next is None:
             try:
                 os.write(self._commands, b"\0")
-                self._next = self._server.fork()
+                copy = self._next = self._server.fork()
+                copy.borrow()
+                joined = self._stages.user_namespace if self._stages is not None and self._walled else None
+                forked.make_ready(copy, self._socket, ARRIVALS, joined)
             except OSError:
                 self.close()
                 raise
+        return self._next
 
     def born(self, plan: lockdown.Plan) -> int:
         """The pid of a new worker, a child of this process behind the walls of `plan`.
 
         OSError when one of its steps fails: then it is dead.
         """
-        worker = self._copy()
+        self._be_for(walled=plan.user_namespace is not None)
+        worker, self._next = self._next_copy(), None
         try:
-            forked.lock_down(worker, plan, self._socket, ARRIVALS)
+            forked.lock_down(worker, plan, self._socket, ARRIVALS, self._stages if self._walled else None)
             worker.release()
         except BaseException:
             end(worker.pid)
             raise
         return worker.pid
 
-    def _copy(self) -> Tracee:
-        """A copy of the server that is ready to be asked for calls; another one, where that which was there is dead."""
-        for _ in range(2):
-            self.prepare()
-            assert self._next is not None
-            worker, self._next = self._next, None
-            try:
-                worker.borrow()
-            except (ProcessLookupError, ChildProcessError):
-                end(worker.pid)
-            else:
-                return worker
-        raise OSError(errno.ECHILD, "the fork server's copies die")
+    def _be_for(self, *, walled: bool) -> None:
+        """A copy that was made ready for another tier is of no use."""
+        if walled != self._walled:
+            self._walled = walled
+            if self._next is not None:
+                end(self._next.pid)
+                self._next = None
+            if self._stages is not None:
+                self._stages.let_go()
 
     def close(self) -> None:
         """End it; the workers live on."""
@@ -130,7 +145,7 @@ class ForkServer:
 
 
 def _become_server(argv: list[bytes], commands: int, arrivals: int, output: int) -> NoReturn:
-    """In the child. The numbers up to the first foreign one are taken, so that what arrives there is out of the way."""
+    """In the child."""
     try:
         os.setsid()
         _, most = resource.getrlimit(resource.RLIMIT_STACK)
@@ -140,9 +155,9 @@ def _become_server(argv: list[bytes], commands: int, arrivals: int, output: int)
         linux.prctl(lockdown.PR_SET_PDEATHSIG, signal.SIGKILL)
         for source, descriptor in ((output, 1), (output, 2), (commands, COMMANDS), (arrivals, ARRIVALS)):
             os.dup2(source, descriptor)
-        for descriptor in range(ARRIVALS + 1, lockdown.FIRST_FOREIGN):
-            os.dup2(0, descriptor)
-        linux.close_range(lockdown.FIRST_FOREIGN, lockdown.LAST_DESCRIPTOR)
+        os.set_inheritable(ARRIVALS, True)  # which dup2 does not do where it was there already
+        linux.close_range(COMMANDS + 1, ARRIVALS - 1)
+        linux.close_range(ARRIVALS + 1, lockdown.LAST_DESCRIPTOR)
         os.execve(argv[0], argv, _ENVIRONMENT)  # noqa: S606 - there is no shell to start it with
     finally:
         os._exit(1)

@@ -47,6 +47,7 @@ from .profile import HANDED
 from .rulesets import Rulesets
 from .server import ForkServer
 from .settle import settle
+from .stages import Stages
 from .workers import Workers
 
 TYPE_CHECKING = False
@@ -91,6 +92,7 @@ class Spawner:
         "_rulesets",
         "_server",
         "_server_argv",
+        "_stages",
         "_user_namespace",
         "_view",
         "_workers",
@@ -108,6 +110,7 @@ class Spawner:
         self._interpreter = b""
         self._server_argv: list[bytes] = []
         self._server: ForkServer | None = None
+        self._stages: Stages | None = None
         self._prepared = False
 
     def serve(self) -> NoReturn:
@@ -129,9 +132,11 @@ class Spawner:
                 self._prepare()
 
     def close(self) -> None:
-        """End the fork server."""
+        """End the fork server, and what waits for its copies."""
         if self._server is not None:
             self._server.close()
+        if self._stages is not None:
+            self._stages.close()
 
     def _prepare(self) -> None:
         """What the next worker needs whatever it is, while nobody waits for it."""
@@ -150,8 +155,8 @@ class Spawner:
             programs = _programs(message[1]["interpreter"])
             self._interpreter = _encoded(message[1]["interpreter"])
             skipped = self._open_base([*message[1]["rules"], *programs])
-            self._try_view([*message[1]["view"], *programs], message[1]["links"])
-            no_fork = self._try_server([_encoded(argument) for argument in message[1]["server"]])
+            base = self._try_view([*message[1]["view"], *programs], message[1]["links"])
+            no_fork = self._try_server([_encoded(argument) for argument in message[1]["server"]], base)
         except (OSError, ValueError, TypeError, KeyError) as error:
             self._control.send("error", f"{type(error).__name__}: {error}")
             raise HangUp("there is nothing to do without a base") from error
@@ -163,17 +168,21 @@ class Spawner:
         self._rulesets = Rulesets(self._machine.landlock_abi, rules)
         return self._rulesets.skipped
 
-    def _try_view(self, rules: list[tuple[str, str]], links: list[tuple[str, str]]) -> None:
+    def _try_view(self, rules: list[tuple[str, str]], links: list[tuple[str, str]]) -> view.View:
         self._view, self._links = rules, links
-        self._user_namespace.attempt(view.arrange(rules, (), links))
+        base = view.arrange(rules, (), links)
+        self._user_namespace.attempt(base)
         self._machine.note_namespaces(self._user_namespace.why_not)
+        return base
 
-    def _try_server(self, argv: list[bytes]) -> str:
+    def _try_server(self, argv: list[bytes], base: view.View) -> str:
         """Start the fork server, if there is to be one; gives why it can't be, or the empty text."""
         self._server_argv = argv
+        joined = self._user_namespace.descriptor
         try:
             if argv and self._machine.seccomp:
-                self._server = ForkServer(argv)
+                self._stages = Stages(joined, base) if self._machine.namespaces and joined is not None else None
+                self._server = ForkServer(argv, self._stages)
         except OSError as error:
             return str(error)
         return ""
@@ -258,14 +267,17 @@ class Spawner:
         self._control.close()
         if self._server is not None:
             self._server.abandon()
+        if self._stages is not None:
+            self._stages.abandon()
 
     def _copy(self, plan: lockdown.Plan) -> int:
         """A worker from the fork server; from a new one, if it died."""
         if not self._server_argv:
             raise ValueError("no fork server")
         if self._server is None or not self._server.alive:
-            self.close()
-            self._server = ForkServer(self._server_argv)
+            if self._server is not None:
+                self._server.close()
+            self._server = ForkServer(self._server_argv, self._stages)
         return self._server.born(plan)
 
     def _keep(

@@ -74,7 +74,7 @@ def end(pid: int) -> None:
 class Tracee:
     """A child of ours with one thread, stopped where it is about to read. If this process dies, the kernel kills it."""
 
-    __slots__ = ("_numbers", "_reads", "_registers", "_scratch", "pid")
+    __slots__ = ("_buffer", "_numbers", "_reads", "_registers", "_scratch", "_vector", "pid")
 
     def __init__(self, pid: int, reads: int, *, traced: bool = False) -> None:
         """Stop the child `pid` where it reads from descriptor `reads`; `traced` if it is traced already.
@@ -87,6 +87,9 @@ class Tracee:
         self._numbers = linux.ARCHITECTURE.numbers
         self._registers: tuple[int, ...] = ()
         self._scratch = 0
+        self._buffer = ctypes.create_string_buffer(_REGISTERS.size)
+        vector = pack("=QQ", ctypes.addressof(self._buffer), _REGISTERS.size)
+        self._vector = ctypes.create_string_buffer(vector, len(vector))
         if not traced:
             linux.syscall("ptrace", _SEIZE, pid, 0, _OPTIONS)
             linux.syscall("ptrace", _INTERRUPT, pid, 0, 0)
@@ -211,14 +214,12 @@ class Tracee:
             raise ChildProcessError(errno.ECHILD, f"it was stopped by signal {os.WSTOPSIG(status)}")
 
     def _get(self) -> tuple[int, ...]:
-        registers = ctypes.create_string_buffer(_REGISTERS.size)
-        self._regset(_GETREGSET, registers)
-        return _REGISTERS.unpack(registers.raw)
+        self._regset(_GETREGSET)
+        return _REGISTERS.unpack(self._buffer)
 
     def _set(self, registers: list[int]) -> None:
-        content = _REGISTERS.pack(*registers)
-        self._regset(_SETREGSET, ctypes.create_string_buffer(content, len(content)))
+        _REGISTERS.pack_into(self._buffer, 0, *registers)
+        self._regset(_SETREGSET)
 
-    def _regset(self, how: int, content: ctypes.Array[ctypes.c_char]) -> None:
-        vector = ctypes.create_string_buffer(pack("=QQ", ctypes.addressof(content), len(content)), 16)
-        linux.syscall("ptrace", how, self.pid, _GENERAL, ctypes.addressof(vector))
+    def _regset(self, how: int) -> None:
+        linux.syscall("ptrace", how, self.pid, _GENERAL, ctypes.addressof(self._vector))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Container, Iterable, Iterator
     from typing import Final
 
 HIDDEN: Final = "n"
@@ -21,15 +21,17 @@ _DEVICES: Final = "/dev"
 class Mount:
     """One mount: an absolute path in the view, the same as outside.
 
-    `outer` is the mount around it. `in_tree`: the place lies in that one and so exists, if it still does; else it has
-    to be made. `plain`: it and all around it is closed for everything but reading, so that all such mounts can be put
-    in their places first and be restricted at one go.
+    `outer` is the mount around it, of which the path is kept. `in_tree`: the place lies in that one and so exists, if
+    it still does; else it has to be made. `plain`: it and all around it is closed for everything but reading, so that
+    all such mounts can be put in their places first and be restricted at one go.
     """
 
-    __slots__ = ("devices", "executable", "hidden", "in_tree", "path", "plain", "writable")
+    __slots__ = ("access", "devices", "executable", "hidden", "in_tree", "outer", "path", "plain", "writable")
 
     def __init__(self, path: str, access: str, outer: Mount | None) -> None:
         self.path = path
+        self.access = access
+        self.outer = outer.path if outer is not None else None
         self.in_tree = outer is not None and not outer.hidden
         self.hidden: bool = access == HIDDEN
         self.executable = "x" in access
@@ -41,6 +43,10 @@ class Mount:
     def like(self, other: Mount) -> bool:
         """Whether a mount here, inside `other`, would change nothing."""
         return self._kind() == other._kind()
+
+    def is_as(self, other: Mount) -> bool:
+        """Whether both are the same mount, as far as the mounts around them are."""
+        return self.outer == other.outer and self.like(other)
 
     def _kind(self) -> tuple[bool, ...]:
         return self.hidden, self.executable, self.writable, self.devices
@@ -55,6 +61,19 @@ class View:
         self.mounts = mounts
         self.links = links
 
+    def beyond(self, base: View) -> list[tuple[str, str]] | None:
+        """What has to be mounted in `base` to make this of it, as (path, access); None where more has to change."""
+        own = {mount.path: mount for mount in self.mounts}
+        begun = [(mount, own.pop(mount.path, None)) for mount in base.mounts]
+        if any(mine is None or not mine.is_as(mount) for mount, mine in begun):
+            return None
+        return [(mount.path, mount.access) for mount in own.values()]
+
+    def extended(self, more: Iterable[tuple[str, str]], links: Iterable[tuple[str, str]]) -> View:
+        """The view that has these mounts beyond this one, and these links."""
+        wanted = {mount.path: mount.access for mount in self.mounts} | dict(more)
+        return View(tuple(_nested(wanted, wanted)), tuple(links))
+
 
 def arrange(base: Iterable[tuple[str, str]], own: Iterable[tuple[str, str]], links: Iterable[tuple[str, str]]) -> View:
     """The view of one worker: `base` rules hold for all workers, `own` are its grants; `base` wins at the same path.
@@ -67,18 +86,21 @@ def arrange(base: Iterable[tuple[str, str]], own: Iterable[tuple[str, str]], lin
         wanted[path] = _joined(wanted.get(path, ""), access)
     wanted.update(base)
     pins = _pins(wanted)
-    wanted = {**pins, **wanted}
-    mounts: list[Mount] = []
+    mounts = list(_nested({**pins, **wanted}, pins))
+    return View(tuple(mounts), tuple(_missing_links(mounts, links)))
+
+
+def _nested(wanted: dict[str, str], kept: Container[str]) -> Iterator[Mount]:
+    """The mounts of paths and their accesses, outer ones first; those that would change nothing only where `kept`."""
     open_mounts: list[Mount] = []
     for path in sorted(wanted, key=_by_parts):
         outer = _around(path, open_mounts)
         mount = Mount(path, wanted[path], outer)
         if outer is None and mount.hidden:
             continue
-        if outer is None or path in pins or not mount.like(outer):
-            mounts.append(mount)
+        if outer is None or path in kept or not mount.like(outer):
+            yield mount
             open_mounts.append(mount)
-    return View(tuple(mounts), tuple(_missing_links(mounts, links)))
 
 
 def _pins(wanted: dict[str, str]) -> dict[str, str]:
