@@ -49,6 +49,24 @@ def test_no_rule_reaches_a_home_or_the_configuration_of_the_machine() -> None:
     assert granted & homes == set()
 
 
+def test_bytecode_is_used_where_it_is_that_of_the_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("one", "other"):
+        (tmp_path / f"{name}.py").write_text("value = 1\n")
+    assert list(interpreter._compiled(str(tmp_path))) == ["one", "other"]
+    monkeypatch.setattr("compileall.compile_dir", lambda *_, **_options: False)  # as where nothing can be written
+    (tmp_path / "other.py").write_text("value = 2 + 1\n")
+    (tmp_path / "new.py").write_text("value = 1\n")
+    assert list(interpreter._compiled(str(tmp_path))) == ["one"]
+    os.utime(tmp_path / "one.py", (5, 5))
+    assert list(interpreter._compiled(str(tmp_path))) == []
+
+
+def test_where_there_can_be_no_bytecode_there_is_none(tmp_path: Path) -> None:
+    (tmp_path / "one.py").write_text("value = 1\n")
+    (tmp_path / "__pycache__").write_text("no folder")
+    assert list(interpreter._compiled(str(tmp_path))) == []
+
+
 def test_the_applications_packages_come_with_the_folders_of_its_pth_files_but_not_their_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
+import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -23,6 +25,24 @@ def test_the_command_line_names_no_plugin_and_turns_off_whatever_would_run_befor
     assert len(argv) == 7
 
 
+@pytest.mark.parametrize("compiled", [True, False])
+def test_our_modules_are_found_with_bytecode_that_is_up_to_date_and_without(compiled: bool) -> None:
+    found = dataclasses.replace(interpreter.find(), compiled=("wire", "boot") if compiled else ())
+    argv = command(found)
+    argv[-1] = argv[-1].removesuffix("main()") + (
+        "from sandbox_worker import channel, wire\n"
+        "print(*(type(m.__loader__).__name__ + ' ' + m.__file__ for m in (wire, channel)), sep='\\n')\n"
+        "import sandbox_worker.nothing_of_ours"
+    )
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    folder = dict(found.packages)["sandbox_worker"]
+    assert done.stdout.splitlines() == [
+        f"{'SourcelessFileLoader' if compiled else 'SourceFileLoader'} {folder}/wire.py",
+        f"SourceFileLoader {folder}/channel.py",
+    ]
+    assert done.stderr.endswith("ModuleNotFoundError: No module named 'sandbox_worker.nothing_of_ours'\n")
+
+
 def plain(folder: Path, **limits: int) -> Launch:
     return Launch("hooked", {}, (), limits, {"ONLY": "this"}, str(folder))
 
@@ -32,7 +52,6 @@ def plain(folder: Path, **limits: int) -> Launch:
 )
 def test_the_descriptors_are_3_4_and_5_and_nothing_else_whatever_numbers_they_had(numbers: tuple[int, ...]) -> None:
     import json
-    import subprocess
     import sys
 
     code = (

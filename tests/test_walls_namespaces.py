@@ -285,10 +285,12 @@ def test_two_workers_share_nothing_but_their_grants() -> None:
         host.close()
 
 
-def test_the_whole_root_can_be_granted() -> None:
-    host = Host()
+@pytest.mark.parametrize("forks", [False, True])
+def test_the_whole_root_can_be_granted(forks: bool) -> None:
+    host = Host(forks=forks and SUPPORTED)
     try:
         need(host.ready["namespaces"], f"namespaces: {host.ready['missing']}")
+        need(not host.ready["no_fork"], host.ready["no_fork"])
         code = (
             "import os; os.write(4, repr((os.path.exists('/etc/passwd'), os.path.exists('/proc/self'),"
             "open('/etc/passwd').read(4), os.access('/etc', os.W_OK))).encode())"

@@ -164,6 +164,12 @@ def test_a_view_that_changes_more_than_it_adds_is_made_anew(run: Callable[[str],
     """) == ["base", granted == "T + '/base'"]  # where the base has the same path, it wins
 
 
+def test_what_lies_where_the_stage_is_mounted_is_seen(run: Callable[[str], Any]) -> None:
+    assert run("""
+        result = seen([("/proc/meminfo", "r")], lambda: text("/proc/meminfo")[:8])
+    """) == ["MemTotal", False]
+
+
 def test_a_worker_that_knows_the_machines_name_has_others(run: Callable[[str], Any]) -> None:
     assert run("""
         neutral = seen([], lambda: os.uname().nodename)

@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from host.model.plan import FILES_BROKERED, HANDED
+from host.run.interpreter import BYTECODE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,7 +79,19 @@ class Process(Protocol):
         """The wait status of the process, which is dead or about to be killed."""
 
 
-_SERVES: Final = "import sandbox_worker.fork_server; sandbox_worker.fork_server.main(); "
+_SERVES: Final = "import sandbox_worker.fork_server; sandbox_worker.fork_server.main()"
+
+_OWN: Final = """
+from _frozen_importlib_external import SourcelessFileLoader, spec_from_file_location
+class Own:
+    def find_spec(name, *_):
+        package, _, module = name.rpartition('.')
+        if package == 'sandbox_worker' and module in {modules}:
+            loader = SourcelessFileLoader(name, {folder!r} + '/__pycache__/' + module + {end!r})
+            return spec_from_file_location(name, {folder!r} + '/' + module + '.py', loader=loader)
+sys.meta_path.insert(0, Own)
+"""
+"""A finder for bytecode that is known to be up to date. Else each import looks at both folders and the source again."""
 
 
 def command(interpreter: Interpreter, prelude: str = "", *, serves: bool = False) -> list[str]:
@@ -89,13 +102,16 @@ def command(interpreter: Interpreter, prelude: str = "", *, serves: bool = False
     folders = dict(interpreter.packages)
     # The package is put together by hand: finding it would need to list the folder that it lies in, often
     # site-packages.
+    folder, modules = folders["sandbox_worker"], interpreter.compiled
     code = (
         f"{prelude}import sys; package = sys.modules['sandbox_worker'] = type(sys)('sandbox_worker'); "
-        f"package.__path__ = [{folders['sandbox_worker']!r}]; package.MSGPACK = {folders['msgpack']!r}; "
-        "from sandbox_worker.boot import main; "
-        f"{_SERVES if serves else ''}main()"
+        f"package.__path__ = [{folder!r}]; package.MSGPACK = {folders['msgpack']!r}",
+        _OWN.format(folder=folder, modules=modules, end=BYTECODE) if modules else "",
+        "from sandbox_worker.boot import main",
+        _SERVES if serves else "",
+        "main()",
     )
-    return [interpreter.executable, "-I", "-S", "-B", "-u", "-c", code]
+    return [interpreter.executable, "-I", "-S", "-B", "-u", "-c", "\n".join(code)]
 
 
 def _prelude(descriptors: Sequence[int], limits: dict[str, int]) -> str:

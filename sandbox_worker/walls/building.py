@@ -1,11 +1,10 @@
 """Putting a view together in a fresh mount namespace, and moving into it.
 
-A new root is made of a small tmpfs over the old one, where nobody meets it whose root is that: paths begin beneath what
-is mounted there (path_resolution(7)). Copies of what is granted are mounted in it and restricted, those that are only
-for reading all at once; then it becomes the root and the old one is let go of. The old root itself is copied, if at
-all, before anything is mounted, so that no mount of ours is ever part of a copy. Names are resolved from the new root
-by openat2(2), which takes no link and no way out: in a folder that others may write to, a name may become a link any
-time.
+A new root is made of a small tmpfs on top of some folder; copies of what is granted are mounted in it and restricted,
+those that are only for reading all at once; then it becomes the root and the old one is let go of. What lies in that
+folder, and all that lies around it, is copied before anything is mounted, so that no mount of ours is ever part of a
+copy. Names are resolved from the new root by openat2(2), which takes no link and no way out: in a folder that others
+may write to, a name may become a link any time.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 
     from .view import Mount, View
 
+STAGE: Final = "/proc"  # the spawner reads it, so it is there
 _ROOT: Final = ((b"size", b"1m"), (b"mode", b"0755"))  # folders and empty files alone
 _COVER: Final = ((b"size", b"64k"), (b"mode", b"0111"))  # may be walked through, to a grant beneath; lists nothing
 _EMPTY_FILE: Final = ".covers-denied-files"
@@ -65,7 +65,7 @@ class Builder:
         for mount in view.mounts:
             self._copy(mount, restricted=not mount.plain)
         stage = mounts.new_tmpfs(_ROOT)
-        _attach_at(stage, "/")
+        _attach_at(stage, STAGE)
         self._root = stage
         self._covers.append(stage)
         for mount in view.mounts:
@@ -79,7 +79,8 @@ class Builder:
         self._begun = frozenset(mount.path for mount in view.mounts)
 
     def finish(self, view: View) -> None:
-        """Mount what is in `view` beyond that with which it was begun, and move into it."""
+        """Mount what is in `view` beyond that with which it was begun, nothing of it in or around STAGE, and move into
+        it."""
         more = [mount for mount in view.mounts if mount.path not in self._begun]
         for mount in more:
             self._copy(mount, restricted=True)

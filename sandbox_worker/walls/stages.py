@@ -18,6 +18,7 @@ import msgpack
 
 from . import building, linux, lockdown, namespaces
 from .tracing import end, has_ended
+from .view import covers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ class Stages:
     def _finished(self, view: View) -> _Stage | None:
         """The one that was begun, in `view` now; None where it can't be."""
         stage, more = self._next, view.beyond(self._base)
-        if stage is None or more is None:
+        if stage is None or more is None or any(_is_staged(path) for path, _ in more):
             return None
         if self._mounts_have_changed():
             self._drop()
@@ -115,6 +116,11 @@ class Stages:
 
     def _mounts_have_changed(self) -> bool:
         return bool(self._changes.poll(0))
+
+
+def _is_staged(path: str) -> bool:
+    """Whether it lies in or around the folder that something is mounted over."""
+    return covers(building.STAGE, path) or covers(path, building.STAGE)
 
 
 class _Stage:

@@ -36,7 +36,7 @@ class Mount:
         self.hidden: bool = access == HIDDEN
         self.executable = "x" in access
         self.writable = "w" in access and not self.executable
-        self.devices = _covers(_DEVICES, path)
+        self.devices = covers(_DEVICES, path)
         more = self.hidden or self.executable or self.writable or self.devices or path == "/"
         self.plain: bool = not more and (outer is None or outer.plain)
 
@@ -117,7 +117,7 @@ def _pins(wanted: dict[str, str]) -> dict[str, str]:
             while around not in wanted and around:
                 around = around[: around.rfind("/")]
             governing = wanted.get(around or "/", "")
-            if "w" in governing and not _covers(_DEVICES, above):
+            if "w" in governing and not covers(_DEVICES, above):
                 found[above] = governing
     return found
 
@@ -132,7 +132,7 @@ def _by_parts(path: str) -> list[str]:
 
 def _around(path: str, open_mounts: list[Mount]) -> Mount | None:
     """The innermost mount around `path`; those that are behind it in order are dropped."""
-    while open_mounts and not _covers(open_mounts[-1].path, path):
+    while open_mounts and not covers(open_mounts[-1].path, path):
         open_mounts.pop()
     return open_mounts[-1] if open_mounts else None
 
@@ -147,5 +147,6 @@ def _missing_links(mounts: list[Mount], links: Iterable[tuple[str, str]]) -> Ite
             yield path, target
 
 
-def _covers(outer: str, inner: str) -> bool:
+def covers(outer: str, inner: str) -> bool:
+    """Whether `inner` is the path `outer` or lies beneath it."""
     return inner == outer or inner.startswith(outer.rstrip("/") + "/")
