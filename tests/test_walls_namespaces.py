@@ -11,13 +11,13 @@ import os
 import shutil
 import subprocess
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import psutil
 import pytest
+from until import until
 from walls_driver import LIKE_DOCKER, NOBODY, SYSTEM_PYTHON, Host, Worker, need
 
 from sandbox_worker.walls.tracing import SUPPORTED
@@ -175,8 +175,7 @@ def situation(request: pytest.FixtureRequest) -> Iterator[Situation]:
         need(host.ready["namespaces"], f"namespaces: {host.ready['missing']}")
         if forks:
             need(not host.ready["no_fork"], host.ready["no_fork"])
-            while len(psutil.Process(host.process.pid).children()) < 3:  # the server, its copy, and namespaces for it
-                time.sleep(0.001)
+            until(lambda: len(psutil.Process(host.process.pid).children()) == 3)  # server, copy, and namespaces for it
         library = next(Path("/lib").resolve().rglob("libc.so.6"), None) or next(Path("/lib").resolve().glob("libc.*"))
         sources = [source for _, source, _ in ATTEMPTS]
         head = f"T, LIBRARY, SOURCES = {str(root)!r}, {str(library)!r}, {sources!r}"
