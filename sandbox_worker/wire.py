@@ -218,14 +218,13 @@ def _no_extension(_code: int, _data: bytes) -> object:
 def decode(body: Body | bytearray, trusted: bool = False, extension: Callable[..., object] = _no_extension) -> object:
     """The value of one frame's body. Raises WireError for anything but exactly one bounded, plain msgpack value.
 
-    `trusted` is for what the host sends, whose `check` has seen to it that keys are text: msgpack takes bytes for keys
-    too, and a look at every map costs as much again as reading a small one.
+    `trusted` is for what the host sends, whose `check` has seen to its bounds and that keys are text: msgpack takes
+    bytes for keys too, and a look at every map costs as much again as reading a small one.
     """
-    if len(body) > _SMALL or len(body.translate(None, _NOT_OPENERS)) > MAX_DEPTH:  # type: ignore[union-attr]
-        if type(body) is LongBody:
-            body, extension = body.taken()
-        else:
-            Walk(len(body)).go(body)
+    if type(body) is LongBody:
+        body, extension = body.taken()
+    elif not trusted and (len(body) > _SMALL or len(body.translate(None, _NOT_OPENERS)) > MAX_DEPTH):  # type: ignore[union-attr]
+        Walk(len(body)).go(body)
     try:
         keys = None if trusted else _with_text_keys
         return unpackb(body, strict_map_key=True, object_hook=keys, ext_hook=extension, max_ext_len=0)

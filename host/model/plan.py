@@ -112,15 +112,15 @@ def kernel_rules(
     refused, and names stay listable (docs/tiers.md). `children` lists a folder's entries as absolute paths, or None
     where it is no folder. `covered` are paths that something else keeps out of the folders around them (`model.view`).
     """
-    found: dict[str, set[str]] = {}
+    found: dict[str, str] = {}
     for kind, paths in granted_paths(effective, readable).items():
         deny = prefixes(denied_paths(effective, kind))
-        holes = deny + _SPECIAL
+        in_special, elsewhere = _Holes(deny, covered), _Holes(deny + _SPECIAL, covered)
         for path in paths:
-            own_holes = deny if is_special(path) else holes
-            for granted, right in _carve(path, _LETTERS[kind], own_holes, covered, children):
-                found.setdefault(granted, set()).add(right)
-    return [(path, "".join(sorted(rights))) for path, rights in found.items()]
+            holes = in_special if is_special(path) else elsewhere
+            for granted, right in _carve(path, _LETTERS[kind], holes, children):
+                found[granted] = found.get(granted, "") + right
+    return [(path, rights if len(rights) == 1 else "".join(sorted({*rights}))) for path, rights in found.items()]
 
 
 def begins_later(effective: Effective, rules: Iterable[tuple[str, str]], path: str) -> bool:
@@ -152,24 +152,31 @@ def _path(rule: Rule) -> str:
     return "/" if rule.text == "*" else rule.text
 
 
+class _Holes:
+    """What is denied, as prefixes, and the folders in which some of it lies that is not covered, as prefixes too."""
+
+    __slots__ = ("around", "prefixes")
+
+    def __init__(self, denied: tuple[str, ...], covered: Collection[str]) -> None:
+        self.prefixes = denied
+        carved = [prefix.split("/") for prefix in denied if prefix[:-1] not in covered]
+        self.around = {"/".join(parts[:end]) + "/" for parts in carved for end in range(1, len(parts))}
+
+
 def _carve(
-    path: str,
-    access: str,
-    holes: tuple[str, ...],
-    covered: Collection[str],
-    children: Callable[[str], Iterable[str] | None],
+    path: str, access: str, holes: _Holes, children: Callable[[str], Iterable[str] | None]
 ) -> Iterable[tuple[str, str]]:
-    """`path` without the holes (prefixes) in it; those that are covered may stay in a rule for a folder above."""
+    """`path` without the holes in it; those that are covered may stay in a rule for a folder above."""
     inside = path.rstrip("/") + "/"
-    if inside.startswith(holes):
+    if inside.startswith(holes.prefixes):
         return
-    if not any(hole.startswith(inside) and hole[:-1] not in covered for hole in holes):
+    if inside not in holes.around:
         yield path, access
         return
     if access == "r":
         yield path, "l"
     for child in children(path) or ():
-        yield from _carve(child, access, holes, covered, children)
+        yield from _carve(child, access, holes, children)
 
 
 def covers(outer: str, inner: str) -> bool:

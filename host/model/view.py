@@ -63,6 +63,8 @@ def walled_rules(effective: Effective, readable: Sequence[str], files: FileSyste
 
         Not above what Landlock alone keeps from being written: its rules hold for all that lies beneath.
         """
+        if not written:
+            return access
         inside = path.rstrip("/") + "/"
         granted = inside.startswith(special if is_special(path) else written) and not inside.startswith(unwritten)
         granted = granted and not any(hole.startswith(inside) for hole in open_holes)

@@ -50,12 +50,13 @@ class Builder:
     """Holds what is opened: copies that wait for their place, the folders made for them, and the mounts that are closed
     for writing at the end. OSError as `move_into`."""
 
-    __slots__ = ("_begun", "_covers", "_folders", "_root", "_trees")
+    __slots__ = ("_begun", "_covers", "_folders", "_paths", "_root", "_trees")
 
     def __init__(self) -> None:
         self._begun: frozenset[str] = frozenset()
         self._covers: list[int] = []
         self._folders: dict[str, int] = {}
+        self._paths = landlock.Paths()
         self._root = -1
         self._trees: dict[str, tuple[int, bool]] = {}  # path: (a detached mount, whether of a folder)
 
@@ -64,6 +65,7 @@ class Builder:
         mounts.make_private()
         for mount in view.mounts:
             self._copy(mount, restricted=not mount.plain)
+        self._paths.close()
         stage = mounts.new_tmpfs(_ROOT)
         _attach_at(stage, STAGE)
         self._root = stage
@@ -84,6 +86,7 @@ class Builder:
         more = [mount for mount in view.mounts if mount.path not in self._begun]
         for mount in more:
             self._copy(mount, restricted=True)
+        self._paths.close()
         for mount in more:
             self._put(mount)
         for path, target in view.links:
@@ -101,10 +104,10 @@ class Builder:
 
     def _copy(self, mount: Mount, *, restricted: bool) -> None:
         """Take a copy of what is at the mount's path, if anything is."""
-        source = landlock.open_path(mount.path) if not mount.hidden else None
-        if source is None:
+        found = self._paths.open(mount.path) if not mount.hidden else None
+        if found is None:
             return
-        mode = os.fstat(source).st_mode
+        source, mode = found
         tree = mounts.clone_of(source)
         os.close(source)
         if restricted:

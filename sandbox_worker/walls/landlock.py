@@ -100,20 +100,24 @@ def open_rules(rules: Iterable[tuple[str, str]]) -> tuple[list[Right], list[str]
     """
     opened: list[Right] = []
     skipped: list[str] = []
+    known: dict[str, int] = {}
+    paths = Paths()
     try:
         for path, access in rules:
-            granted = rights(access)
-            descriptor = open_path(path)
-            if descriptor is None:
+            granted = known.get(access)
+            if granted is None:
+                granted = known[access] = rights(access)
+            found = paths.open(path)
+            if found is None:
                 skipped.append(path)
                 continue
-            opened.append((descriptor, granted))
-            mode = os.fstat(descriptor).st_mode
-            if not stat.S_ISDIR(mode):
-                opened[-1] = (descriptor, granted & _RIGHTS_OF_FILES)
+            descriptor, mode = found
+            opened.append((descriptor, granted if stat.S_ISDIR(mode) else granted & _RIGHTS_OF_FILES))
     except BaseException:
         close_rules(opened)
         raise
+    finally:
+        paths.close()
     return opened, skipped
 
 
@@ -176,19 +180,48 @@ def restrict_self(ruleset: int) -> None:
     linux.syscall("landlock_restrict_self", ruleset, 0)
 
 
-def open_path(path: str) -> int | None:
-    """An O_PATH descriptor of what is at this absolute path, None when nothing is or a link is in the way.
+class Paths:
+    """Opens many paths; those in one folder share the way there. `close` leaves what was opened to the caller."""
 
-    ValueError for a relative path or a null character, OSError for any other failure.
-    """
-    try:
-        return _open_without_links(path)
-    except (FileNotFoundError, NotADirectoryError, PermissionError):
-        return None
-    except OSError as error:
-        if error.errno == errno.ELOOP:
+    __slots__ = ("_folders",)
+
+    def __init__(self) -> None:
+        self._folders: dict[str, int | None] = {}  # None where one path has been opened so far
+
+    def open(self, path: str) -> tuple[int, int] | None:
+        """(An O_PATH descriptor, the mode) of what is at this absolute path, None when nothing is or a link is in the
+        way.
+
+        ValueError for a relative path or a null character, OSError for any other failure.
+        """
+        head, _, name = path.rpartition("/")
+        try:
+            if head not in self._folders or name in ("", ".", "..") or not path.startswith("/"):
+                descriptor = _open_without_links(path)
+                self._folders.setdefault(head)
+            else:
+                folder = self._folders[head]
+                if folder is None:
+                    folder = self._folders[head] = _open_without_links(head or "/")
+                descriptor = os.open(name, _OPEN_FLAGS | os.O_NOFOLLOW, dir_fd=folder)
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
             return None
-        raise
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                return None
+            raise
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISLNK(mode):
+            os.close(descriptor)
+            return None
+        return descriptor, mode
+
+    def close(self) -> None:
+        """Let go of the folders."""
+        for folder in self._folders.values():
+            if folder is not None:
+                os.close(folder)
+        self._folders.clear()
 
 
 def open_beneath(folder: int, path: str) -> int:
@@ -197,7 +230,8 @@ def open_beneath(folder: int, path: str) -> int:
 
 
 def _open_without_links(path: str) -> int:
-    """openat2(2), which can refuse links in every component of a path; an outer filter may not know it."""
+    """openat2(2), which can refuse links in every component of a path; an outer filter may not know it. Then a link at
+    its end may be what is opened."""
     if not path.startswith("/"):
         raise ValueError(f"{path[:200]!r} is not an absolute path")
     if "\0" in path:
@@ -207,8 +241,4 @@ def _open_without_links(path: str) -> int:
     except OSError as error:
         if error.errno not in (errno.ENOSYS, errno.EPERM):
             raise
-    descriptor = os.open(path, _OPEN_FLAGS | os.O_NOFOLLOW)
-    if stat.S_ISLNK(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
-    return descriptor
+    return os.open(path, _OPEN_FLAGS | os.O_NOFOLLOW)

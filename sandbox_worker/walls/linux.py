@@ -39,6 +39,7 @@ def _typed(*arguments: type[ctypes._SimpleCData[Any]]) -> Callable[..., int]:
 
 _by_count: Final = tuple(_typed(*[ctypes.c_long] * count) for count in range(7))
 _open: Final = _typed(ctypes.c_long, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_long)
+_move_mount: Final = _typed(ctypes.c_long, ctypes.c_char_p, ctypes.c_long, ctypes.c_char_p, ctypes.c_long)
 _prctl = _libc.prctl
 _prctl.restype = ctypes.c_int
 _prctl.argtypes = [ctypes.c_int, *[ctypes.c_ulong] * 4]
@@ -78,6 +79,12 @@ def openat2(folder: int, path: bytes, how: ctypes.Array[ctypes.c_char]) -> int:
     if result == -1:
         raise _error("openat2")
     return result
+
+
+def move_mount(tree: int, folder: int, name: bytes, flags: int) -> None:
+    """move_mount(2) of the mount `tree`, a descriptor."""
+    if _move_mount(_NUMBERS["move_mount"], tree, b"", folder, name, flags) == -1:
+        raise _error("move_mount")
 
 
 def prctl(option: int, value: int = 0) -> int:

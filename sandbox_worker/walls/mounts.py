@@ -70,13 +70,12 @@ def open_for_writing(tree: int) -> None:
 
 def attach(tree: int, place: int) -> None:
     """Put a detached mount over the folder or file `place`, an O_PATH descriptor."""
-    linux.syscall("move_mount", tree, _EMPTY, place, _EMPTY, _MOVE_MOUNT_BOTH_BY_DESCRIPTOR)
+    linux.move_mount(tree, place, b"", _MOVE_MOUNT_BOTH_BY_DESCRIPTOR)
 
 
 def attach_in(tree: int, folder: int, name: str) -> None:
     """Put a detached mount over what is called `name` in the folder, a descriptor; a link there is not followed."""
-    text = ctypes.create_string_buffer(os.fsencode(name))
-    linux.syscall("move_mount", tree, _EMPTY, folder, ctypes.addressof(text), _MOVE_MOUNT_FROM_DESCRIPTOR)
+    linux.move_mount(tree, folder, os.fsencode(name), _MOVE_MOUNT_FROM_DESCRIPTOR)
 
 
 def new_tmpfs(options: Iterable[tuple[bytes, bytes]]) -> int:

@@ -110,6 +110,8 @@ def _pins(wanted: dict[str, str]) -> dict[str, str]:
     mount point can't be moved (rename(2), EBUSY), and no folder that holds one by another's name is a way around it.
     """
     found: dict[str, str] = {}
+    if not any("w" in access for access in wanted.values()):
+        return found
     for path, access in wanted.items():
         above = path
         while "w" not in access and (above := above[: above.rfind("/")]):
@@ -126,8 +128,8 @@ def _joined(some: str, more: str) -> str:
     return "".join(sorted({*some, *more} - {HIDDEN})) or HIDDEN
 
 
-def _by_parts(path: str) -> list[str]:
-    return path.rstrip("/").split("/")
+def _by_parts(path: str) -> str:
+    return path.rstrip("/").replace("/", "\0")  # which is less than all that a name may hold
 
 
 def _around(path: str, open_mounts: list[Mount]) -> Mount | None:
