@@ -48,22 +48,29 @@ def measure() -> dict[str, float]:
     """Median seconds from `load()` and from `restart()` to the first reply, by tier and number of folders, in turn."""
     found: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
-        folders = [str(Path(name).resolve() / "granted" / str(number)) for number in range(_RULES)]
         own = Path(name, "plugin")  # beside them, for what lies in the plugin's own folder needs no rule
-        for folder in (own, *folders):
-            Path(folder).mkdir(parents=True)
+        own.mkdir()
         hosts = {}
         for tier in _TIERS:
             with contextlib.suppress(host.LockdownUnavailable):
                 hosts[tier] = stack.enter_context(host.PluginHost("bench", grants="requested", tier=tier))
         for _ in range(_ROUNDS + _WARM):
-            for (tier, plugins), granted in itertools.product(hosts.items(), (folders[:1], folders)):
-                loaded, restarted = _start_twice(plugins, _manifest(own, granted))
-                found.setdefault(f"{tier} load {len(granted)}", []).append(loaded)
-                found.setdefault(f"{tier} restart {len(granted)}", []).append(restarted)
+            for (tier, plugins), count in itertools.product(hosts.items(), (1, _RULES)):
+                loaded, restarted = _start_twice(plugins, _manifest(own, _folders(Path(name).resolve(), count)))
+                found.setdefault(f"{tier} load {count}", []).append(loaded)
+                found.setdefault(f"{tier} restart {count}", []).append(restarted)
     warm = {side: times[_WARM:] for side, times in found.items()}
     ways = [f"{tier} {way}" for tier in hosts for way in ("load", "restart")]
     return medians(warm, [(f"{way} {_RULES}", f"{way} 1") for way in ways])
+
+
+def _folders(root: Path, count: int) -> list[str]:
+    """New ones in one folder: nothing remembers a rule about them."""
+    around = root / f"granted{next(_numbers)}"
+    folders = [around / str(number) for number in range(count)]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    return [str(folder) for folder in folders]
 
 
 def _manifest(folder: Path, granted: list[str]) -> Path:
