@@ -6,7 +6,8 @@ Measured on Python 3.12 as ``python -I -S -B -c``, one CPU, medians of 40: 1.59 
 1.26 x with this.
 
 The extension imports `msgpack.exceptions` and `msgpack.ext`, whose import of collections is what costs: for that one
-name tuple a lean stand-in serves. The extension keeps the classes that it saw when it was loaded, so a plugin that
+name tuple a lean stand-in serves. So do stand-ins for datetime and struct, which are little more than the extensions
+beneath them. The extension keeps the classes that it saw when it was loaded, so a plugin that
 imports msgpack itself is given those very modules by `KeptModules`; the rest of the package it loads as ever.
 """
 
@@ -63,13 +64,22 @@ def _item(index: int) -> property:
     return property(lambda self: self[index])
 
 
+def _of_extension(name: str) -> ModuleType:
+    """The module of the standard library, as far as its extension goes, whose name has an underscore before."""
+    module = type(sys)(name)
+    found = vars(__import__(f"_{name}"))
+    vars(module).update({key: value for key, value in found.items() if not key.startswith("__")})
+    return module
+
+
 def _lean(folder: str) -> dict[str, ModuleType]:
     """Load the extension from the package's `folder`; leaves nothing of it in sys.modules."""
     new = type(sys)
     package, collections = new("msgpack"), new("collections")
     package.__path__ = [folder]
     collections.namedtuple = _namedtuple  # type: ignore[attr-defined]
-    stand_ins = {"msgpack": package, "collections": sys.modules.get("collections", collections)}
+    lean = (collections, _of_extension("datetime"), _of_extension("struct"))
+    stand_ins = {"msgpack": package, **{module.__name__: sys.modules.get(module.__name__, module) for module in lean}}
     before = set(sys.modules)
     sys.modules.update(stand_ins)
     try:

@@ -144,3 +144,31 @@ def test_every_version_holds_the_same_walls(abi: int, tmp_path: Path) -> None:
 def test_landlock_names_the_reason_when_there_is_none() -> None:
     abi, why_not = landlock.version()
     assert (abi > 0) != bool(why_not)
+
+
+def test_of_paths_in_one_folder_each_is_judged_by_itself(tmp_path: Path) -> None:
+    folder = tmp_path.resolve() / "folder"
+    for name in ("a", "d"):
+        (folder / name).mkdir(parents=True)
+    (folder / "b").symlink_to("a")
+    (folder / "f").write_text("")
+    (tmp_path / "link").symlink_to("folder")
+    wanted = [str(folder / name) for name in ("a", "b", "c", "d", "f", "a/..", "a/.")]
+    through = [f"{tmp_path.resolve()}/link/{name}" for name in ("a", "d")]
+    opened, skipped = landlock.open_rules([(path, "rw") for path in (*wanted, *through)])
+    found = [os.readlink(f"/proc/self/fd/{descriptor}") for descriptor, _ in opened]
+    given = [granted for _, granted in opened]
+    landlock.close_rules(opened)
+    assert found == [str(folder / "a"), str(folder / "d"), str(folder / "f"), str(folder), str(folder / "a")]
+    assert skipped == [str(folder / "b"), str(folder / "c"), *through]
+    assert given[0] == given[1] == landlock.rights("rw")
+    assert not given[2] & landlock.READ_DIR
+
+
+def test_paths_that_share_a_folder_leave_nothing_open(tmp_path: Path) -> None:
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(ValueError, match="not an absolute path"):
+        landlock.open_rules([(f"{tmp_path}/{name}", "r") for name in "ab"] + [("/usr", "r"), ("usr", "r")])
+    with pytest.raises(ValueError, match="null"):
+        landlock.open_rules([("/usr", "r"), ("/etc", "r"), ("/lib\0", "r")])
+    assert os.listdir("/proc/self/fd") == before

@@ -180,6 +180,18 @@ def test_a_plugin_that_imports_msgpack_gets_the_whole_package(attacker: Any) -> 
     assert worker.run("result = [1, {'k': None}]") == [1, {"k": None}]
 
 
+def test_what_stood_in_for_the_standard_library_is_gone(attacker: Any) -> None:
+    code = """
+        import sys
+        loaded = [name for name in ("collections", "datetime", "struct") if name in sys.modules]
+        import collections, datetime, msgpack, struct
+        stamp = msgpack.Timestamp(5).to_datetime()
+        files = [module.__file__.rpartition("/")[2] for module in (collections, datetime, struct)]
+        result = [loaded, files, type(stamp) is datetime.datetime]
+    """
+    assert attacker().run(code) == [[], ["__init__.py", "datetime.py", "struct.py"], True]
+
+
 def test_a_plugin_that_uses_msgpack_does_not_change_the_wire(attacker: Any) -> None:
     """Extension types still don't cross, even when the plugin knows the class that they have."""
     worker = attacker()
