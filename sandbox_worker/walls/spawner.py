@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 
 _ELF_START: Final = 65536  # more than a linker puts before the end of PT_INTERP
 _WORKER_DESCRIPTORS: Final = (4, 5)
-_IDLE: Final = 0.02
+_IDLE: Final = 0.03
 """Seconds without a frame after which there is time to prepare for the next one: as a rule the worker that was asked
 for last has started by then, which shares a processor with this process where there is but one."""
 
