@@ -16,11 +16,26 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import ModuleType
 
-MODULES = ("start", "rules", "files", "call", "loop", "large", "pool", "death", "connect", "memory", "many", "peers")
+MODULES = (
+    "start",
+    "rules",
+    "files",
+    "call",
+    "loop",
+    "large",
+    "pool",
+    "death",
+    "connect",
+    "memory",
+    "many",
+    "peers",
+    "messages",
+    "sandboxes",
+)
 COUNTS = {
     "_ROUNDS": 1, "_WARM": 0, "_OPENS": 2, "_CONNECTS": 2, "_CALLS": 2,
     "_SLOW_CALLS": 1, "_SOME": 2, "_RULES": 3, "_MANY": 3, "_FEW": 2,
-    "_SIZES": ((1, 1, "-"),),
+    "_SIZES": ((1, 1, "-", "-"),),
 }  # fmt: skip
 
 

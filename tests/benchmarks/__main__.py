@@ -9,8 +9,26 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.benchmarks import call, connect, death, files, large, loop, many, memory, peers, pool, rules, start
+from tests.benchmarks import (
+    call,
+    connect,
+    death,
+    files,
+    large,
+    loop,
+    many,
+    memory,
+    messages,
+    peers,
+    pool,
+    rules,
+    sandboxes,
+    start,
+)
 
+_MODULES = (
+    start, rules, files, call, loop, large, pool, death, connect, memory, many, peers, messages, sandboxes,
+)  # fmt: skip
 _RUNS = 3
 _INSTALL = "--install-peers"
 
@@ -29,7 +47,7 @@ def _print_all() -> None:
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     print(f"Python {platform.python_version()}, Linux {platform.release()}, one CPU, best of {_RUNS} runs of medians\n")
     print("| figure | ratio or size | wanted | medians |\n| --- | --- | --- | --- |")
-    for module in (start, rules, files, call, loop, large, pool, death, connect, memory, many, peers):
+    for module in _MODULES:
         for row in module.rows(_RUNS):
             print("| " + " | ".join(row) + " |", flush=True)
 

