@@ -60,7 +60,7 @@ RAISING: Final = {
 @pytest.mark.parametrize("limit", KILLING)
 def test_a_worker_above_a_limit_is_killed_and_replaced(plugin_from: Any, limit: str) -> None:
     source, limits = KILLING[limit]
-    plugin = plugin_from(source + ANSWER, limits=limits, permissions=DATA)
+    plugin = plugin_from(source + ANSWER, limits={"call_timeout": "50 s"} | limits, permissions=DATA)
     data, pid = str(plugin_from.folder / "data" / plugin.name), plugin.pid
     with pytest.raises(host.ResourceLimitExceeded, match=limit) as caught:
         plugin.call("use", data=data)
