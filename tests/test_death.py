@@ -21,6 +21,7 @@ import host
 from host.run.pidfd import ended
 from sandbox_worker import messages, wire
 
+START: Final = os.environ.get("PLUGHOLD_START", "exec")  # as in conftest
 ROOT: Final = Path(host.__file__).parent.parent
 SOURCE: Final = """
 import os, signal, threading
@@ -226,7 +227,7 @@ def test_a_signal_handler_may_close_the_host_in_the_middle_of_a_call(plugin_from
 
 def own_host(file: Path, data: Path) -> None:
     """What a child of a pre-forking server does: a host of its own."""
-    with host.PluginHost("tests", grants="requested", data=data) as plugins:
+    with host.PluginHost("tests", grants="requested", data=data, start=START) as plugins:
         plugin = plugins.load(file)
         if plugin.call("process") != plugin.pid:
             raise AssertionError
@@ -253,11 +254,12 @@ PRE_FORK: Final = """
 import os, signal, sys
 import host
 
-parent = host.PluginHost("tests", grants="requested")  # as an application that loads everything before it forks
+# as an application that loads everything before it forks
+parent = host.PluginHost("tests", grants="requested", start=sys.argv[2])
 shared = parent.load(sys.argv[1])
 for _ in range(3):
     if not os.fork():
-        with host.PluginHost("tests", grants="requested") as plugins:
+        with host.PluginHost("tests", grants="requested", start=sys.argv[2]) as plugins:
             plugin = plugins.load(sys.argv[1])
             assert plugin.call("process") == plugin.pid
             os.write(1, f"{os.getpid()} {plugin.pid} {plugins._workers._spawner.pid}\\n".encode())
@@ -268,7 +270,7 @@ signal.pause()
 
 
 def test_when_processes_of_a_pre_forking_server_are_killed_each_takes_its_own_workers_alone(plugin_from: Any) -> None:
-    command = [sys.executable, "-c", PRE_FORK, str(plugin_from.manifest(SOURCE))]
+    command = [sys.executable, "-c", PRE_FORK, str(plugin_from.manifest(SOURCE)), START]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         rows = [[int(pid) for pid in process.stdout.readline().split()] for _ in range(4)]

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import selectors
+import subprocess
 import sys
 import threading
 import time
@@ -34,6 +35,7 @@ def ask(): return host.call("double", x=2)
 def count(): yield from range(2)
 """
 FOLDER: Final = os.path.dirname(host.__file__) + os.sep
+PATHS: Final = {"PYTHONPATH": os.pathsep.join((os.path.dirname(FOLDER[:-1]), os.path.dirname(__file__)))}
 LOOP: Final = os.path.dirname(asyncio.__file__) + os.sep
 PATIENT: Final = host.RestartPolicy(failures=1000, first_pause=0.001, longest_pause=0.001)
 
@@ -215,3 +217,33 @@ def test_trio_leaves_no_turn_either(plugin_from: Any) -> None:
         assert (moment, answered(plugin), plugin.call("echo", x=8)) == (moment, 7, 8)
         moment += 1
     assert moment > 1
+
+
+RESTARTS: Final = """
+import sys
+import psutil
+import host
+from test_interruptions import PATIENT, answered, interrupted
+from until import until
+file, step = sys.argv[1], int(sys.argv[2])
+moment = 1
+with host.PluginHost("tests", grants="requested", restart_policy=PATIENT) as plugins:
+    plugin = plugins.load(file)
+    def children():
+        return [child.pid for child in psutil.Process(plugins._workers._spawner.pid).children(recursive=True)]
+    count = len(children())
+    while interrupted(plugin.restart, moment):
+        assert (moment, answered(plugin), plugin.call("echo", x=8)) == (moment, 7, 8)
+        print("moment", moment)  # the last line says after which one a worker was left
+        until(lambda: len(children()) == count)
+        moment += step
+assert moment > step
+assert psutil.Process().children(recursive=True) == []
+"""
+
+
+def test_ctrl_c_at_any_moment_of_a_restart_leaves_no_worker_behind(plugin_from: Any) -> None:
+    """In a process of its own, for descriptors that are just being made are lost with it."""
+    command = [sys.executable, "-c", RESTARTS, str(plugin_from.manifest(SOURCE)), "19"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=PATHS)
+    assert done.returncode == 0, done.stdout[-20:] + done.stderr

@@ -108,9 +108,13 @@ class Helper:
             raise WireError("a malformed answer")
         return reply
 
-    def close(self) -> None:
-        """Hang up: the helper ends what it serves, and itself. Waits for that."""
+    def hang_up(self) -> None:
+        """Have it end what it serves, and itself, and ask it nothing more."""
         self._socket.close()
+
+    def close(self) -> None:
+        """Hang up, and wait until it has ended."""
+        self.hang_up()
         if self._pidfd >= 0:
             if not ended(self._pidfd, _END_TIMEOUT):
                 self._process.kill()

@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 import time
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from host.errors import HostError
 from host.run.conversation import Conversation
@@ -20,12 +20,11 @@ from host.run.pidfd import ended
 from sandbox_worker import messages
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from host.model.manifest import Limits
     from host.run.brokerage import Brokerage
     from host.run.interpreter import Interpreter
-    from host.run.launch import Process
     from host.run.spawner import Spawner
 
 _E = TypeVar("_E", bound=Exception)
@@ -42,16 +41,6 @@ CLOSED: Final = "closed"
 BREACH: Final = "protocol"
 UNCOVERED: Final = "uncovered"
 CANCELLED: Final = "cancelled"
-
-
-def _handle(process: Process) -> int:
-    """A pidfd of a process that was just started, which ends where there is no descriptor left for one."""
-    try:
-        return os.pidfd_open(process.pid)
-    except OSError:
-        os.kill(process.pid, signal.SIGKILL)
-        process.reap()
-        raise
 
 
 def _add_pipes(ours: list[int], theirs: list[int]) -> None:
@@ -73,8 +62,10 @@ class WorkerProcess:
         spawner: Spawner | None,
         watcher: Watches,
         broker: Brokerage | None = None,
+        born: list[Self] | None = None,
     ) -> None:
-        """Start the process; `broker` is for a `launch` of which something is brokered.
+        """Start the process; `broker` is for a `launch` of which something is brokered. It is in `born` from then on,
+        for who is interrupted (Ctrl-C) before he has it.
 
         Raises OSError (no descriptors left), HostError (spawner or broker can't).
         """
@@ -96,6 +87,7 @@ class WorkerProcess:
         self.orphaned = False
         ours: list[int] = []
         theirs: list[int] = []
+        born = [] if born is None else born
         try:
             _add_pipes(ours, theirs)
             if broker is not None:
@@ -105,18 +97,33 @@ class WorkerProcess:
                 Walled(spawner, interpreter, launch, theirs, helper) if spawner else Bare(interpreter, launch, theirs)
             )
             self.pid: Final = self.process.pid
-            self.pidfd: Final = _handle(self.process)
-        except BaseException:
-            for descriptor in (*ours, *(broker.descriptors() if broker is not None else ())):
-                os.close(descriptor)
+            self.pidfd: Final = os.pidfd_open(self.pid)
+            self._wire: Final = Conversation(*ours[:2])
+            self.events, self.output = ours[2:4]
+            os.set_blocking(self.events, False)
+            os.set_blocking(self.output, False)
+            while theirs:
+                os.close(theirs.pop())
+            born.append(self)
+        except BaseException as e:
+            if not born:
+                self._undo(spawner, e, (*ours, *theirs))
             raise
-        finally:
-            for descriptor in theirs:
+
+    def _undo(self, spawner: Spawner | None, error: BaseException, descriptors: Sequence[int]) -> None:
+        """Leave nothing of a start that failed in the middle."""
+        for descriptor in {*descriptors, getattr(self, "pidfd", -1)} - {-1}:
+            os.close(descriptor)
+        if self.broker is not None:
+            for descriptor in self.broker.descriptors():
                 os.close(descriptor)
-        self._wire: Final = Conversation(*ours[:2])
-        self.events, self.output = ours[2:4]
-        os.set_blocking(self.events, False)
-        os.set_blocking(self.output, False)
+        process = getattr(self, "process", None)
+        if process is not None:
+            with contextlib.suppress(ProcessLookupError, HostError):  # dead with its spawner
+                os.kill(process.pid, signal.SIGKILL)
+                process.reap()
+        elif spawner is not None and not isinstance(error, Exception):
+            spawner.hang_up()  # whether it has forked, and whom, is not known any more
 
     # --- what it says beside the wire
 

@@ -89,10 +89,14 @@ class Lane:
             self._vacant = False
             self.restarts += 1
         self.life.on(Change.START)
+        born: list[Worker] = []
         try:
             self.outdated = False
-            self.worker = plugin._owner._start(plugin, self)
-        except BaseException:
+            self.worker = plugin._owner._start(plugin, self, born)
+        except BaseException as e:
+            if not isinstance(e, Exception):  # Ctrl-C, before we had it
+                for worker in born:
+                    plugin._owner._stop(plugin, worker)
             if self.life.state is State.STARTING:  # no worker came to life, so none failed
                 self.life.on(Change.END)
             raise

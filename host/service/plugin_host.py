@@ -263,8 +263,8 @@ class PluginHost:
 
     # --- for its plugins
 
-    def _start(self, plugin: SandboxedPlugin, lane: Lane) -> Worker:
-        """A new worker for `plugin` at `lane`, which has reported its hooks."""
+    def _start(self, plugin: SandboxedPlugin, lane: Lane, born: list[Worker]) -> Worker:
+        """A new worker for `plugin` at `lane`, which has reported its hooks; `born` as `Workers.start` has it."""
         self._check_open()
         started, name, failed = time.monotonic(), plugin.__name__, []
         has_tmp = any(entry.target.startswith("${tmp}") for entry in plugin._manifest.permissions)
@@ -280,7 +280,7 @@ class PluginHost:
             failed.append(worker)
 
         try:
-            worker = self._workers.start(plugin._manifest, decide, lane.take_events, self._noticed, on_failed)
+            worker = self._workers.start(plugin._manifest, decide, lane.take_events, self._noticed, on_failed, born)
         except WorkerError as e:
             e.plugin, e.args = name, (e.args[0] if str(e).startswith(f"plugin {name} ") else f"plugin {name} {e}",)
             if failed:
@@ -289,7 +289,7 @@ class PluginHost:
         try:
             plugin._adopt(worker.hooks)
         except BaseException as e:
-            self._stop(plugin, worker)
+            self._stop(plugin, born.pop())
             if isinstance(e, WorkerError):
                 lane.failed_to_start(worker, e)
             raise

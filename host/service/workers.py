@@ -89,11 +89,13 @@ class Workers:
         on_denials: Callable[[Worker], None],
         on_end: Callable[[Worker], None],
         on_failed: Callable[[Worker], None],
+        born: list[Worker],
     ) -> Worker:
         """A worker that is locked down, proven, and has loaded the plugin; `decide` takes the variables' values.
 
-        `on_failed` gets a worker that was started and ended all the same. Raises PluginStartError, LockdownUnavailable
-        (a run grant in tier `hooked`), and what `decide` raises.
+        `on_failed` gets a worker that was started and ended all the same. The one that is given is in `born` already,
+        for who is interrupted (Ctrl-C) before he has it. Raises PluginStartError, LockdownUnavailable (a run grant in
+        tier `hooked`), and what `decide` raises.
         """
         tmp = tempfile.mkdtemp(prefix="plughold-") if _uses(manifest, "${tmp}") else None
         try:
@@ -105,20 +107,18 @@ class Workers:
             if self._forks and self.tier != "hooked":
                 launch = launch.forked()
             quota = self._quota(manifest.name, launch, tmp)
-            worker, launch = self._launch(launch, effective.limits)
-        except BaseException:
-            _remove(tmp)
-            raise
-        if tmp is not None:
-            self._temporary[worker] = tmp
-        self._watcher.add(Watch(worker, lambda: on_denials(worker), lambda: on_end(worker), covers))
-        self._quotas.add(worker, quota, (os.path.realpath(tmp),) if tmp is not None else ())
-        try:
+            worker, launch = self._launch(launch, effective.limits, born)
+            if tmp is not None:
+                self._temporary[worker] = tmp
+            self._watcher.add(Watch(worker, lambda: on_denials(worker), lambda: on_end(worker), covers))
+            self._quotas.add(worker, quota, (os.path.realpath(tmp),) if tmp is not None else ())
             worker.handshake(launch.settings, PROOFS[self.tier])
         except BaseException:
-            on_denials(worker)
-            self.stop(worker)
-            on_failed(worker)
+            while born:
+                on_denials(born[-1])
+                self.stop(born[-1])
+                on_failed(born.pop())
+            _remove(tmp)
             raise
         return worker
 
@@ -133,7 +133,7 @@ class Workers:
             self._kept[name] = quota
         return quota
 
-    def _launch(self, launch: Launch, limits: Limits) -> tuple[Worker, Launch]:
+    def _launch(self, launch: Launch, limits: Limits, born: list[Worker]) -> tuple[Worker, Launch]:
         """The worker, and what it was started with.
 
         Raises PluginStartError; LockdownUnavailable where a command could not be held.
@@ -145,7 +145,8 @@ class Workers:
             spawner = None if self.tier == "hooked" else self._live_spawner()
             if launch.brokered and (spawner is None or not spawner.abilities["notifications"]):
                 launch = launch.without_notifications()
-            return Worker(launch, limits, self._interpreter, spawner, self._watcher, self._brokerage(launch)), launch
+            brokerage = self._brokerage(launch)
+            return Worker(launch, limits, self._interpreter, spawner, self._watcher, brokerage, born), launch
         except (OSError, HostError) as e:  # no descriptors or processes left, a spawner that died just now
             raise PluginStartError(f"has no worker: {e}") from e
 

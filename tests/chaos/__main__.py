@@ -1,4 +1,5 @@
-"""Run the storm, or with --soak the soak: `python -m tests.chaos [--soak] [--calls N] [--plugins N] [--seed N]`."""
+"""Run the storm, or with --soak the soak: `python -m tests.chaos [--soak] [--calls N] [--plugins N] [--seed N]
+[--start fork]`."""
 
 from __future__ import annotations
 
@@ -20,16 +21,18 @@ def main() -> int:
     parser.add_argument("--calls", type=int)
     parser.add_argument("--plugins", type=int, default=20)
     parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(3), "big"))
+    parser.add_argument("--start", choices=("exec", "fork"), default="exec")
     options = parser.parse_args()
     print(f"Python {platform.python_version()}, Linux {platform.release()}, {os.cpu_count()} CPUs", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         if options.soak:
-            for level in levels(Path(folder), options.calls or 200_000):
+            for level in levels(Path(folder), options.calls or 200_000, options.start):
                 print(level, flush=True)
             return 0
         calls = options.calls or 10_000
-        outcome = Storm(Path(folder), calls=calls, plugins=options.plugins, seed=options.seed).run()
-    print(f"seed {options.seed}, {options.plugins} plugins: {outcome}")
+        rest = {"plugins": options.plugins, "seed": options.seed, "start": options.start}
+        outcome = Storm(Path(folder), calls=calls, **rest).run()
+    print(f"seed {options.seed}, {options.plugins} plugins, start {options.start}: {outcome}")
     print(*outcome.wrong[:20], sep="\n")
     return 1 if outcome.wrong else 0
 

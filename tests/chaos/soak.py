@@ -42,13 +42,12 @@ class Level:
         )
 
 
-def levels(folder: Path, calls: int) -> Iterator[Level]:
+def levels(folder: Path, calls: int, start: str = "exec") -> Iterator[Level]:
     """Call, and look ten times; the first look is after a tenth of the calls, when all caches are full."""
     data = folder / "data"
-    audit, told = folder / "audit.jsonl", set[str]()
-    with host.PluginHost(
-        "chaos", grants="requested", data=data, on_event=lambda e: told.add(e.event), audit=audit
-    ) as plugins:
+    told = set[str]()
+    options: dict[str, Any] = {"data": data, "audit": folder / "audit.jsonl", "start": start}
+    with host.PluginHost("chaos", grants="requested", on_event=lambda e: told.add(e.event), **options) as plugins:
         loaded = [plugins.load(suffering.manifest(folder, f"p{n}", 1 + n % 2, "5 s")) for n in range(4)]
         with ThreadPoolExecutor(_THREADS) as pool:
             share = calls // _ROUNDS // _THREADS

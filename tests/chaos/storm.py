@@ -64,10 +64,14 @@ class Outcome:
 
 
 class Storm:
-    """One run. `hang` of a thousand calls hang until their time is over, which takes 0.3 s each."""
+    """One run, of workers that `start` as PluginHost has it. `hang` of a thousand calls hang until their time is over,
+    which takes 0.3 s each."""
 
-    def __init__(self, folder: Path, *, calls: int, plugins: int, seed: int, hang: int = 2) -> None:
+    def __init__(
+        self, folder: Path, *, calls: int, plugins: int, seed: int, hang: int = 2, start: str = "exec"
+    ) -> None:
         self._folder = folder
+        self._start = start
         self._calls = calls
         self._plugins = plugins
         self._seed = seed
@@ -81,7 +85,8 @@ class Storm:
         """Do it, and settle the accounts."""
         begun = time.monotonic()
         data = self._folder / "data"
-        with host.PluginHost("chaos", grants="requested", data=data, restart_policy=_POLICY) as plugins:
+        options: dict[str, Any] = {"data": data, "restart_policy": _POLICY, "start": self._start}
+        with host.PluginHost("chaos", grants="requested", **options) as plugins:
             loaded = [
                 plugins.load(suffering.manifest(self._folder, f"p{n}", 2 if n % 5 == 4 else 1, "300 ms"))
                 for n in range(self._plugins)

@@ -25,7 +25,7 @@ SOON: Final = 1.0
 HOST: Final = """
 import sys
 import host
-with host.PluginHost("tests", grants="requested") as plugins:
+with host.PluginHost("tests", grants="requested", start=sys.argv[2]) as plugins:
     plugin = plugins.load(sys.argv[1])
     print(plugin.pid, plugin._owner._workers._spawner.pid, flush=True)
     plugin.call("work")
@@ -44,7 +44,7 @@ class Doomed:
 
     def __init__(self, manifest: Path) -> None:
         root = Path(__file__).parent.parent.parent
-        command = [sys.executable, "-c", HOST, str(manifest)]
+        command = [sys.executable, "-c", HOST, str(manifest), os.environ.get("PLUGHOLD_START", "exec")]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=root)
         self._ends: list[int] = []
 
