@@ -5,6 +5,7 @@ from __future__ import annotations
 import posix
 
 from sandbox_worker import wire
+from sandbox_worker._msgpack import unpackb
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 CALLS, REPLIES, EVENTS = 3, 4, 5
 """The worker's descriptors: the spawner puts them there."""
 
+HEADER: Final = wire.HEADER
+_SHORT: Final = 4096
 _CHUNK: Final = 1 << 16
 _PIECE: Final = 1 << 20  # what the host makes of the pipes for long frames
 
@@ -21,16 +24,28 @@ _PIECE: Final = 1 << 20  # what the host makes of the pipes for long frames
 class Channel:
     """The worker's end of the wire: blocking, one reader, one writer."""
 
-    __slots__ = ("_encode", "_reader")
+    __slots__ = ("_reader", "encode")
 
     def __init__(self) -> None:
         self._reader = wire.FrameReader(1 << 31, trusted=True)
-        self._encode = wire.Encoder().encode
+        self.encode: Final = wire.Encoder().encode
+        """As there."""
 
     def receive(self, read: Callable[[int, int], bytes] = posix.read) -> Any:
         """The next message, or None when the host is gone."""
         reader = self._reader
-        body = reader.next() if reader.buffered else None
+        if reader.buffered:
+            body = reader.next()
+        else:
+            data = read(CALLS, _CHUNK)
+            if not data:
+                return None
+            if len(data) <= _SHORT:
+                try:  # no value begins with another whole one: what reads as one is one frame
+                    return unpackb(data[HEADER:])
+                except ValueError:
+                    pass
+            body = reader.feed(data)
         while body is None:
             if reader.buffered and (space := reader.space()) is not None:
                 count = posix.readv(CALLS, (space,))
@@ -62,11 +77,7 @@ class Channel:
 
     def send(self, message: list[object], write: Callable[[int, bytes], int] = posix.write) -> None:
         """Send one message. Raises Unsendable before a byte is sent, BrokenPipeError when the host is gone."""
-        self.send_frame(self._encode(message), write)
-
-    def encode(self, message: list[object]) -> Any:
-        """The frame of one message, unsent, as `wire.Encoder.encode`."""
-        return self._encode(message)
+        self.send_frame(self.encode(message), write)
 
     def send_frame(self, frame: Any, write: Callable[[int, Any], int] = posix.write) -> None:
         """Send a whole frame."""

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Final, NoReturn
 
+    Result = list[object]
+    """A RESULT, checked: [RESULT, id, value, denials]."""
+
 INIT: Final = 0
 CALL: Final = 1
 ANSWER: Final = 2
@@ -106,16 +109,6 @@ def kind_of(message: object) -> int:
     return message[0]
 
 
-class Result:
-    """A call's result: the plain `value`, and how many denials came with it."""
-
-    __slots__ = ("denials", "value")
-
-    def __init__(self, value: object, denials: int) -> None:
-        self.value = value
-        self.denials = denials
-
-
 class Error:
     """A call's failure, as text and plain data; see `ERROR` in the module's docstring."""
 
@@ -184,8 +177,9 @@ def reply_to(call_id: int, message: object) -> Result | Error | Ask | Item:
         raise WireError(f"no reply to call {call_id}")
     if type(message[0]) is int:
         if message[0] == RESULT and len(message) == 4:
-            return Result(message[2], _count(message[3], "a count of denials"))
-        if message[0] == ERROR:
+            if type(message[3]) is int and 0 <= message[3] < 1 << 31:
+                return message
+        elif message[0] == ERROR:
             return Error(message)
         if message[0] == ASK and len(message) == 5:
             return Ask(message)

@@ -31,11 +31,12 @@ EXIT_BROKEN: Final = 83
 class Server:
     """The plugin of this worker, as the host calls it."""
 
-    __slots__ = ("_asked", "_calls", "_channel", "_credit", "_flagged", "_hooks", "_lock", "_settings")
+    __slots__ = ("_asked", "_calls", "_channel", "_credit", "_flagged", "_hooks", "_lock", "_longest", "_settings")
 
     def __init__(self, channel: Channel, settings: dict[str, Any]) -> None:
         self._channel = channel
         self._settings = settings
+        self._longest: Final = settings["result_size"] + wire.ENVELOPE
         self._hooks: Hooks = {}
         self._lock = _thread.RLock()
         self._calls: list[int] = []  # those that are open, the innermost last
@@ -47,11 +48,16 @@ class Server:
         """Import the plugin, report its hooks, answer calls until the host hangs up. Never returns."""
         try:
             self._hooks = _load(self._channel, self._settings)
+            receive = self._channel.receive
             while True:
-                message = self._receive()
+                message = receive()
+                if message is None:
+                    posix._exit(EXIT_DONE)
                 kind = message[0]
                 if kind == messages.CALL or kind == messages.OPEN:  # noqa: PLR1714 - twice as fast as a tuple
                     self._answer(message)
+                elif self._noted(message):
+                    continue
                 elif kind == messages.PING:
                     self._channel.send([messages.PONG, message[1]])
                 else:
@@ -84,32 +90,40 @@ class Server:
         return True
 
     def _answer(self, call: list[Any]) -> None:
-        kind, call_id, name, arguments = call[:4]
-        channel, settings, before = self._channel, self._settings, errors.raised
+        call_id, channel, before = call[1], self._channel, errors.raised
         report: list[object] | None = None
         self._calls.append(call_id)
         try:
-            function, names = self._hooks[name]
-            positional, named = _arranged(names, arguments)
-            value = function(*positional, **named)
-            if kind == messages.OPEN:
+            function, names = self._hooks[call[2]]
+            arguments = call[3]
+            # By position wherever that says the same, as pluggy calls: a wrapper may take nothing but `*args`.
+            given = [arguments[name] for name in names[: len(arguments)] if name in arguments]
+            value = function(*given) if len(given) == len(arguments) else function(**arguments)
+            if call[0] == messages.OPEN:
                 self._stream(call_id, value, call[4])
                 value = None
-            if wire.check(value) >= wire.APART:
+            if type(value) not in wire.FLAT and wire.check(value) >= wire.APART:
                 value = wire.Apart(value)
-            frame = channel.encode([messages.RESULT, call_id, value, max(0, errors.raised - before)])
+            try:
+                frame = channel.encode([messages.RESULT, call_id, value, max(0, errors.raised - before)])
+            except errors.Unsendable:
+                wire.check(value)  # says more
+                raise
             self._check_size(frame, "a result")
         except _TooLong as e:
             report = ["SerializationError", [str(e)], str(e), "", ["limit", "result_size"]]
         except BaseException as e:  # noqa: BLE001 - whatever the plugin raises is its answer
-            report = describe(e, settings)
+            report = describe(e, self._settings)
         if report is not None:
             frame = channel.encode([messages.ERROR, call_id, *report, max(0, errors.raised - before)])
-        with self._lock:
+        self._lock.acquire()  # in a call of its own, and so its release: `with` costs twice as much
+        try:
             self._calls.pop()
             if self._flagged:
                 self._flagged.discard(call_id)
             channel.send_frame(frame)
+        finally:
+            self._lock.release()
 
     def _stream(self, call_id: int, items: Any, credit: int) -> None:
         """Send what an iterator yields, as far as the host has given credit; a cancel is seen between two items."""
@@ -140,8 +154,8 @@ class Server:
             posix._exit(EXIT_BROKEN)
 
     def _check_size(self, frame: Any, what: str) -> None:
-        limit = self._settings["result_size"]
-        if len(frame) > limit + wire.ENVELOPE:
+        if len(frame) > self._longest:
+            limit = self._settings["result_size"]
             raise _TooLong(f"{what} of {len(frame)} bytes where result_size allows {limit}")
 
     def cancelled(self) -> bool:
@@ -227,11 +241,3 @@ def _load(channel: Channel, settings: dict[str, Any]) -> Hooks:
         return hooks
     channel.send_frame(frame)
     posix._exit(EXIT_DONE)
-
-
-def _arranged(names: tuple[str, ...], arguments: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-    """By position wherever that says the same, as pluggy calls: a wrapper may take nothing but ``*args``."""
-    given = names[: len(arguments)]
-    if arguments.keys() == set(given):
-        return [arguments[name] for name in given], {}
-    return [], arguments

@@ -8,8 +8,7 @@ of items before the first object is made.
 A large bytes value crosses by two copies, into the pipe and out of it: the sender writes it from where it is
 (`LongFrame`), the receiver reads it to where it stays (`LongBody`). In the stream it is msgpack as any other.
 
-msgpack's C extension is loaded without its package, whose own import of collections would cost a starting worker
-another third of a bare interpreter's start (`_msgpack` has the figures).
+msgpack's C extension is loaded without its package, for a faster start (`_msgpack` has the figures).
 """
 
 from __future__ import annotations
@@ -41,11 +40,11 @@ _LONG: Final = 1 << 16  # a longer body is looked through while it comes
 _AHEAD: Final = 64
 _LEAD: Final = (1 << 16) - 48  # 48: where bytes begin in their first page (malloc's 16, the object's 32)
 _SMALL: Final = 1 << 14  # so few bytes can't claim an amount of objects that matters
-_SCALARS: Final = frozenset((type(None), bool, int, float, str, bytes))
+SCALARS: Final = frozenset((type(None), bool, int, float, str, bytes))
+FLAT: Final = SCALARS - {bytes}  # never Apart; what of it can't cross an Encoder refuses, too, in fewer words
 _STR: Final = frozenset((str,))
-# Bytes that can't open an array or a map (msgpack spec: fixmap 80-8f, fixarray 90-9f, dc-df, and their str/bin/ext kin)
-_OPENERS: Final = frozenset((*range(0x80, 0xA0), 0xDC, 0xDD, 0xDE, 0xDF))
-_NOT_OPENERS: Final = bytes(b for b in range(256) if b not in _OPENERS)
+# Bytes that can't open an array or a map (msgpack spec: fixmap 80-8f, fixarray 90-9f, dc-df)
+_NOT_OPENERS: Final = bytes({*range(256)} - {*range(0x80, 0xA0), 0xDC, 0xDD, 0xDE, 0xDF})
 
 
 class Encoder:
@@ -66,7 +65,7 @@ class Encoder:
         except _HoldsLarge:
             return LongFrame(message)
         except (OverflowError, UnicodeEncodeError, TypeError, ValueError) as e:
-            raise Unsendable("", _culprit(e)) from e
+            raise Unsendable("", f"{type(e).__name__}: {e}"[:200]) from e
         return len(body).to_bytes(4, "big") + body
 
 
@@ -102,7 +101,7 @@ class LongFrame:
             length = sum(map(len, found))
             found[0] = length.to_bytes(4, "big") + found[0]
         except (OverflowError, UnicodeEncodeError, TypeError, ValueError) as e:
-            raise Unsendable("", _culprit(e)) from e
+            raise Unsendable("", f"{type(e).__name__}: {e}"[:200]) from e
         self._length = HEADER + length
         self.pieces = [memoryview(piece) for piece in found]
 
@@ -153,7 +152,7 @@ def check(value: Any, where: str = "", depth: int = 3) -> int:  # noqa: C901, PL
     Raises Unsendable, with the path and the type, unless it is plain data. `depth` is where it will stand in its frame.
     """
     kind = type(value)
-    if kind in _SCALARS:
+    if kind in SCALARS:
         if kind is str:
             if not value.isascii():
                 _check_text(value, where)
@@ -174,7 +173,7 @@ def check(value: Any, where: str = "", depth: int = 3) -> int:  # noqa: C901, PL
                 _check_text(key, where)
             count += check(item, f"{where}[{key[:40]!r}]", depth + 1)
     elif kind is list or kind is tuple:
-        if _SCALARS.issuperset(map(type, value)) and _cheap(value):
+        if SCALARS.issuperset(map(type, value)) and _cheap(value):
             count = 1 + len(value)
         else:
             count = 1 + sum(check(item, f"{where}[{index}]", depth + 1) for index, item in enumerate(value))
@@ -207,10 +206,6 @@ def _plain(value: object) -> object:
     raise TypeError(type(value).__qualname__)
 
 
-def _culprit(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"[:200]
-
-
 def _no_extension(_code: int, _data: bytes) -> object:
     raise ValueError("extension types do not cross")
 
@@ -218,18 +213,23 @@ def _no_extension(_code: int, _data: bytes) -> object:
 def decode(body: Body | bytearray, trusted: bool = False, extension: Callable[..., object] = _no_extension) -> object:
     """The value of one frame's body. Raises WireError for anything but exactly one bounded, plain msgpack value.
 
-    `trusted` is for what the host sends, whose `check` has seen to its bounds and that keys are text: msgpack takes
-    bytes for keys too, and a look at every map costs as much again as reading a small one.
+    A short body is looked at once it is read: msgpack itself goes no deeper than 1024. What the host sends is trusted:
+    its `check` has seen to bounds and to keys, which are text and might be bytes; a look at each map costs much.
     """
+    long = len(body) > _SMALL
     if type(body) is LongBody:
         body, extension = body.taken()
-    elif not trusted and (len(body) > _SMALL or len(body.translate(None, _NOT_OPENERS)) > MAX_DEPTH):  # type: ignore[union-attr]
+    elif long and not trusted:
         Walk(len(body)).go(body)
     try:
         keys = None if trusted else _with_text_keys
-        return unpackb(body, strict_map_key=True, object_hook=keys, ext_hook=extension, max_ext_len=0)
+        value: object = unpackb(body, strict_map_key=True, object_hook=keys, ext_hook=extension, max_ext_len=0)
     except (ValueError, TypeError) as e:
         raise WireError(f"not one plain msgpack value ({type(e).__name__})") from None
+    flat = trusted or (type(value) is list and SCALARS.issuperset(map(type, value)))
+    if not (long or flat) and len(body.translate(None, _NOT_OPENERS)) > MAX_DEPTH:  # type: ignore[union-attr]
+        Walk(len(body)).go(body)
+    return value
 
 
 def _with_text_keys(value: dict[object, object]) -> dict[object, object]:

@@ -12,7 +12,6 @@ from until import PATIENCE, stop, until
 
 import host
 from host.run import worker
-from host.run.conversation import Conversation
 from host.service.ticket import Ticket
 
 if TYPE_CHECKING:
@@ -21,7 +20,9 @@ if TYPE_CHECKING:
 SOURCE: Final = """
 import threading, time
 from sandbox_worker.plugin_api import context, host, Cancelled
-def began(): host.call("test.began")
+def began():
+    try: host.call("test.began")
+    except Cancelled: pass  # it may come before the answer
 @hookimpl
 def stubborn():
     began(); threading.Event().wait()
@@ -421,24 +422,6 @@ def test_a_function_that_waits_for_others_of_the_same_plugin_is_stopped_after_th
         assert scene.ended.is_set()
         scene.began.clear()
         scene.ended.clear()
-
-
-@pytest.mark.usefixtures("patient")
-@pytest.mark.parametrize("size", [1, 3_000_000])
-def test_a_cancel_for_which_the_pipe_had_no_room_is_told_before_the_next_answer(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch, size: int
-) -> None:
-    monkeypatch.setattr(Conversation, "note", lambda *_: False)
-
-    @scene.owner.function("test.cancels")
-    def cancels() -> bytes:
-        scene.plugin.cancel()
-        return b"x" * size
-
-    with pytest.raises(host.HostError, match="asked to stop"):
-        scene.plugin.call("ask", name="test.cancels")
-    assert scene.plugin.call("echo", value=1) == 1
-    assert scene.plugin.restarts == 0
 
 
 @pytest.mark.usefixtures("patient")

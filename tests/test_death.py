@@ -212,7 +212,9 @@ def test_closing_the_host_in_another_thread_ends_the_calls_of_all(plugin_from: A
 def test_a_signal_handler_may_close_the_host_in_the_middle_of_a_call(plugin_from: Any) -> None:
     plugin = plugin_from(SOURCE, plugin={"instances": 2})
     before = signal.signal(signal.SIGUSR1, lambda *_: plugin._owner.close())
-    thread, _ = in_thread(lambda: (until(lambda: plugin._workers()[0].busy), os.kill(os.getpid(), signal.SIGUSR1)))
+    thread, _ = in_thread(
+        lambda: (until(lambda: any(worker.busy for worker in plugin._workers())), os.kill(os.getpid(), signal.SIGUSR1))
+    )
     try:
         with pytest.raises(host.HostError, match="closed"):
             plugin.call("wait")

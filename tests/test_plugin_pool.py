@@ -185,7 +185,7 @@ def test_a_permission_that_one_gives_up_is_gone_for_all_from_the_next_call_on(pl
     waiting = Waiting(plugin, plugin_from.folder, 3)
     assert len(set(waiting.go())) == 3
     assert dropper in waiting.pids(), "whoever dropped it need not be replaced"
-    assert (plugin.state, plugin._supervisor.quarantined, len(plugin._supervisor._failures)) == ("READY", False, 0)
+    assert (plugin.state, plugin._supervisor.quarantined, len(plugin._supervisor.failures)) == ("READY", False, 0)
 
 
 def test_pluggy_sees_one_plugin(plugin_from: Any) -> None:

@@ -204,7 +204,7 @@ def test_the_end_of_the_spawner_is_not_the_plugins_failure(plugin_from: Any) -> 
         finally:
             plugin._turns.end(lane)
     assert plugin.restarts == 4
-    assert len(plugin._supervisor._failures) == 0
+    assert len(plugin._supervisor.failures) == 0
 
 
 def test_in_a_hook_call_a_quarantined_plugin_is_skipped(plugin_from: Any) -> None:

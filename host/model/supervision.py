@@ -143,32 +143,32 @@ class Cost:
 class Failures:
     """The failures that count, of one plugin, over all its places and over all times it is loaded."""
 
-    __slots__ = ("_policy", "_times")
+    __slots__ = ("_policy", "times")
 
     def __init__(self, policy: RestartPolicy) -> None:
         self._policy = policy
-        self._times: collections.deque[float] = collections.deque(maxlen=policy.failures)
+        self.times: collections.deque[float] = collections.deque(maxlen=policy.failures)
 
     def __len__(self) -> int:
-        return len(self._times)
+        return len(self.times)
 
     def add(self, now: float, chance: float) -> Cost:
         """One more, at `now` on a clock that never goes back."""
-        while self._times and self._times[0] <= now - self._policy.window:
-            self._times.popleft()
-        self._times.append(now)
-        count = len(self._times)
+        while self.times and self.times[0] <= now - self._policy.window:
+            self.times.popleft()
+        self.times.append(now)
+        count = len(self.times)
         quarantine = count >= self._policy.failures
         return Cost(count, 0.0 if quarantine else self._policy.pause(count, chance), quarantine)
 
     def make_up(self) -> None:
         """A call was answered: the plugin works, and the oldest failure does not count any more."""
-        if self._times:
-            self._times.popleft()
+        if self.times:
+            self.times.popleft()
 
     def forget(self) -> None:
         """Somebody cleared the plugin: it starts anew."""
-        self._times.clear()
+        self.times.clear()
 
 
 class Life:

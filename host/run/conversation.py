@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import os
 import select
+import struct
 import sys
 import termios
 import threading
@@ -17,9 +18,13 @@ from typing import Any, Final
 from sandbox_worker import wire
 from sandbox_worker.errors import WireError
 
+HEADER: Final = wire.HEADER
 _CHUNK: Final = 1 << 16
 """What a pipe holds at first (pipe(7))."""
 _PIECE: Final = 1 << 20
+_ATOMIC: Final = select.PIPE_BUF
+"""Bytes that go through a pipe in one piece (pipe(7))."""
+_length_of: Final = struct.Struct(">I").unpack_from
 _MOMENT: Final = 0.005
 """Seconds for which a note waits while another frame is written."""
 
@@ -27,7 +32,9 @@ _MOMENT: Final = 0.005
 class Conversation:
     """One connection; for one thread at a time, but for `note`. `sent` counts the bytes that went down so far."""
 
-    __slots__ = ("_calls", "_reader", "_wide_down", "_wide_up", "_writing", "at_once", "encode", "replies", "sent")
+    __slots__ = (
+        "_calls", "_reader", "_wide_down", "_wide_up", "_writing", "at_once", "behind", "encode", "replies", "sent",
+    )  # fmt: skip
 
     def __init__(self, calls: int, replies: int) -> None:
         self._calls = calls
@@ -35,6 +42,8 @@ class Conversation:
         self.at_once: Final = fcntl.fcntl(calls, fcntl.F_GETPIPE_SZ) // 2
         """Bytes that never wait where little else was sent; a user with many pipes has small ones (pipe(7))."""
         self._reader = wire.FrameReader(wire.CONTROL_LIMIT)
+        self.behind: Final = self._reader.buffered
+        """What came behind the last frame."""
         self.sent = 0
         self._wide_down = self._wide_up = False
         self._writing = threading.Lock()
@@ -46,6 +55,13 @@ class Conversation:
 
     def send(self, frame: Any) -> None:
         """Write a whole frame, bytes or a LongFrame. Raises OSError when the worker is gone."""
+        if len(frame) <= _ATOMIC:  # it neither mixes with a note nor has to wait for one
+            done = os.write(self._calls, frame)
+            self.sent += done
+        else:
+            self._send_more(frame)
+
+    def _send_more(self, frame: Any) -> None:
         with self._writing:
             if len(frame) > _CHUNK:
                 self._send_long(frame)
@@ -84,7 +100,8 @@ class Conversation:
             poll.register(calls, select.POLLOUT)
             if not poll.poll(0):
                 return False
-            self.sent += os.write(calls, frame)
+            done = os.write(calls, frame)
+            self.sent += done  # not in one with the write, during which another thread may count
         except OSError:
             return False
         finally:
@@ -100,12 +117,17 @@ class Conversation:
 
     def read(self) -> wire.Body | None:
         """`receive` by exactly one read, behind the last whole frame; None when more of it is to come."""
-        if self._reader.buffered:
+        if self.behind:
             return self._read_on()
         data = os.read(self.replies, _CHUNK)
         if not data:
             raise EOFError
-        return self._reader.feed(data)
+        reader = self._reader
+        if len(data) >= HEADER:
+            (length,) = _length_of(data)
+            if length == len(data) - HEADER and length <= reader.limit:
+                return data[HEADER:]
+        return reader.feed(data)
 
     def _read_on(self) -> wire.Body | None:
         """`read` where a frame has begun: more at once, and through a wider pipe, once that is known to be long."""
@@ -128,13 +150,12 @@ class Conversation:
     def receive_last(self) -> wire.Body:
         """The next frame's body, and not a byte behind it: a worker has nothing to say unasked. Raises as `receive`."""
         body = self.receive()
-        if self._reader.buffered:
-            raise WireError("bytes behind the reply")
+        self.expect_nothing()
         return body
 
     def expect_nothing(self) -> None:
         """Raise WireError if anything came behind the last frame."""
-        if self._reader.buffered:
+        if self.behind:
             raise WireError("bytes behind the reply")
 
     def unread_since(self, sent: int) -> bool:

@@ -42,6 +42,8 @@ BREACH: Final = "protocol"
 UNCOVERED: Final = "uncovered"
 CANCELLED: Final = "cancelled"
 
+UNCOVERED_TEXT: Final = "was ended, for a path that it is denied was replaced from outside; the next call starts anew"
+
 
 def _add_pipes(ours: list[int], theirs: list[int]) -> None:
     """The ends of a worker's four pipes: calls go to it, replies, events and output come back."""
@@ -53,6 +55,12 @@ def _add_pipes(ours: list[int], theirs: list[int]) -> None:
 
 class WorkerProcess:
     """The process, its pipes and its end. The watcher drains and kills from its own thread."""
+
+    __slots__ = (
+        "_event_rest", "_lock", "_output", "_proven", "_refusal_rest", "_watcher", "_wire", "broker", "busy",
+        "deadline", "ended", "events", "hook", "limits", "orphaned", "output", "pid", "pidfd", "process", "rules",
+        "started", "status", "tier",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -83,7 +91,8 @@ class WorkerProcess:
         self._proven = False  # until READY, refusals on the event pipe are the probes' own
         self._watcher: Final = watcher
         self._lock = threading.RLock()  # the watcher and the calling thread both drain, kill and reap
-        self._status: int | None = None
+        self.status: int | None = None
+        """As wait(2) gives it, once it is reaped."""
         self.orphaned = False
         ours: list[int] = []
         theirs: list[int] = []
@@ -169,7 +178,7 @@ class WorkerProcess:
     @property
     def usable(self) -> bool:
         """False once it ended or was told to."""
-        return self.ended is None and self._status is None
+        return self.ended is None and self.status is None
 
     @property
     def connected(self) -> bool:
@@ -179,14 +188,12 @@ class WorkerProcess:
     @property
     def exit_code(self) -> int | None:
         """Its exit status, once it is reaped and ended by itself."""
-        return (
-            os.waitstatus_to_exitcode(self._status) if self._status is not None and os.WIFEXITED(self._status) else None
-        )
+        return os.waitstatus_to_exitcode(self.status) if self.status is not None and os.WIFEXITED(self.status) else None
 
     @property
     def signal(self) -> int | None:
         """The signal that ended it, once it is reaped."""
-        return os.WTERMSIG(self._status) if self._status is not None and os.WIFSIGNALED(self._status) else None
+        return os.WTERMSIG(self.status) if self.status is not None and os.WIFSIGNALED(self.status) else None
 
     def obituary(self) -> str:
         """How it ended, in words."""
@@ -198,7 +205,7 @@ class WorkerProcess:
     def kill(self, reason: str) -> None:
         """SIGKILL to its whole process group. The pid can't be another's: it stays a zombie until it is reaped."""
         with self._lock:
-            if self._status is not None:
+            if self.status is not None:
                 return
             self.ended = self.ended or reason
             for kill in (os.killpg, os.kill):
@@ -208,22 +215,22 @@ class WorkerProcess:
     def wait(self) -> None:
         """Reap it; it must be dead or killed. Idempotent."""
         with self._lock:
-            if self._status is None:
+            if self.status is None:
                 ended(self.pidfd, _REAP_TIMEOUT)
                 try:
-                    self._status = self.process.reap()
+                    self.status = self.process.reap()
                 except HostError:  # the spawner is gone, and PDEATHSIG took the worker with it
-                    self._status, self.orphaned = signal.SIGKILL, True
+                    self.status, self.orphaned = signal.SIGKILL, True
 
     def close(self) -> None:
         """Hang up, wait a moment, kill, reap, and give every descriptor back. Idempotent."""
         if not self._wire.open and self.events < 0:
             return
         doomed = self.busy or self.ended is not None
-        if self._status is None:
+        if self.status is None:
             self.ended = self.ended or CLOSED  # first: whoever is interrupted below leaves no worker that looks usable
         self._wire.hang_up()
-        if self._status is None:
+        if self.status is None:
             if doomed or not ended(self.pidfd, _GRACE):
                 self.kill(CLOSED)
             self.wait()

@@ -1,4 +1,4 @@
-"""One worker as the host speaks with it: its start and its calls.
+"""One worker as the host speaks with it: its calls.
 
 The calling thread writes the call and reads its own reply: two writes and two reads, no reader thread in between. The
 deadline of a call is kept by the watcher, which kills: the read then sees the pipe's end.
@@ -12,20 +12,12 @@ import signal
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from host.errors import (
-    HostError,
-    PluginCrashed,
-    PluginStartError,
-    PluginTimeout,
-    ProtocolViolation,
-    ResourceLimitExceeded,
-)
-from host.model.sanitise import visible
-from host.run.process import BREACH, CANCELLED, CLOSED, TIMEOUT, UNCOVERED, WorkerProcess
+from host.errors import HostError, PluginCrashed, PluginTimeout, ProtocolViolation, ResourceLimitExceeded, WorkerError
+from host.run.process import BREACH, CANCELLED, CLOSED, TIMEOUT, UNCOVERED, UNCOVERED_TEXT
+from host.run.starting import StartingWorker
 from host.run.steps import run
 from sandbox_worker import messages, wire
 from sandbox_worker.errors import WireError
-from sandbox_worker.walls.steps import step_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -39,8 +31,7 @@ GRACE: Final = 0.25
 """Seconds that a call has to end by itself when it is asked to."""
 _CANCELLED_BY_US: Final = "sandbox_worker.errors.Cancelled"
 _CPU_SIGNAL: Final = signal.SIGXCPU
-_BOUNDED: Final = (messages.Result, messages.Item)
-_UNCOVERED_TEXT: Final = "was ended, for a path that it is denied was replaced from outside; the next call starts anew"
+_BOUNDED: Final = (list, messages.Item)
 
 
 class Undelivered(Exception):
@@ -55,73 +46,24 @@ def _nobody(_ask: messages.Ask) -> list[object]:
     raise WireError("an ask where nobody answers")
 
 
-class Worker(WorkerProcess):
+class Worker(StartingWorker):
     """One worker. A call at a time (the plugin's turn sees to that); the watcher reads the attributes."""
 
-    hooks: tuple[messages.Hook, ...] = ()
-    call_id = turn = last_call = 0
-    """The innermost call that runs, the outermost, to whose account it goes, and the one that ended last."""
-    stop: tuple[int, float, str] | None = None
-    """The call that was asked to stop, when it will be killed, and why."""
-    _told = False
-    _open: tuple[tuple[int, str], ...] = ()
-    """Number and hook of each call that runs, the outermost first."""
-    _calls = _asks = _pings = 0
-    _sent_call = 0
-    """The last call that was written: what is said of one before it would be lost."""
+    __slots__ = ("_asks", "_calls", "_open", "_pings", "_sent_call", "_told", "call_id", "last_call", "stop", "turn")
 
-    # --- the start
-
-    def handshake(self, settings: dict[str, Any], expected_proofs: frozenset[str]) -> None:
-        """Send the settings, check READY, receive the hooks. Raises PluginStartError and what a call raises."""
-        try:
-            self._wire.send(self._wire.encode([messages.INIT, settings]))
-            ready = messages.Ready(self._message(messages.READY))
-            if ready.version != wire.VERSION or ready.tier != self.tier or not expected_proofs.issubset(ready.proofs):
-                raise WireError("READY is not what this worker was started for")
-            self.modules = ready.modules
-            self.drain_events()
-            self._proven = True
-            self.hooks = messages.hooks_of(self._message(messages.HOOKS))
-        except WireError as e:
-            self.kill(BREACH)
-            raise self.fault(ProtocolViolation, f"broke the protocol at its start: {e}") from None
-        except (OSError, EOFError):
-            raise self._start_failure() from None
-        # An error may be longer than a result; `call` looks at results themselves.
-        self._wire.limit_to(max(self.limits.result_size + wire.ENVELOPE, wire.CONTROL_LIMIT))
-        self.deadline = None
-
-    def _message(self, kind: int) -> Any:
-        message = wire.decode(self._wire.receive())
-        if messages.kind_of(message) == messages.FAILED:
-            stage, text, limit = messages.failure_of(message)
-            self.kill(CLOSED)
-            if limit is not None:
-                raise self.fault(ResourceLimitExceeded, f"exceeded its limit of {limit} at its import", limit=limit)
-            what = "could not be imported" if stage == "import" else "can't serve as a plugin"
-            raise self.fault(PluginStartError, f"{what}:\n{visible(text, messages.TRACEBACK_LIMIT, multiline=True)}")
-        if messages.kind_of(message) != kind:
-            raise WireError("a message out of turn")
-        return message
-
-    def _start_failure(self) -> Exception:
-        self.kill(self.ended or "")
-        self.wait()
-        if self.ended == TIMEOUT:
-            return self.fault(PluginStartError, f"did not start within {self.limits.start_timeout:g} s (start_timeout)")
-        if self.ended == UNCOVERED:
-            return self.fault(PluginStartError, _UNCOVERED_TEXT)
-        if self.ended:
-            return self.fault(
-                ResourceLimitExceeded, f"exceeded its limit of {self.ended} as it started", limit=self.ended
-            )
-        step = step_of(self.exit_code) if self.exit_code is not None else None
-        self.drain_output()
-        said = f":\n{tail}" if (tail := self._output.tail()) else ""
-        if step is not None:
-            return self.fault(PluginStartError, f"could not be locked down: step {step!r} failed{said}")
-        return self.fault(PluginStartError, f"died while it started ({self.obituary()}){said}")
+    def __init__(self, *how: Any) -> None:
+        """As `WorkerProcess`."""
+        self.call_id = self.turn = self.last_call = 0
+        """The innermost call that runs, the outermost, to whose account it goes, and the one that ended last."""
+        self.stop: tuple[int, float, str] | None = None
+        """The call that was asked to stop, when it will be killed, and why."""
+        self._told = False
+        self._open: tuple[tuple[int, str], ...] = ()
+        """Number and hook of each call that runs, the outermost first."""
+        self._calls = self._asks = self._pings = 0
+        self._sent_call = 0
+        """The last call that was written: what is said of one before it would be lost."""
+        super().__init__(*how)
 
     # --- a call
 
@@ -131,9 +73,27 @@ class Worker(WorkerProcess):
         """One call and its reply; `answer` makes the message for each function that the plugin asks for meanwhile.
 
         In such an answer it may be called again. Raises Undelivered, WorkerError or one of its subclasses; Unsendable
-        before all.
+        before all. The same as all of `steps`, which would make the shortest calls longer by a fifth.
         """
-        return run(self.steps(hook, arguments, answer))
+        call_id, outer, sent = self._calls + 1, self._open, self._wire.sent
+        frame = self._wire.encode([messages.CALL, call_id, hook, arguments])
+        self._begin(call_id, hook)
+        try:
+            self._wire.send(frame)
+            self._sent_call = call_id
+            body = self._wire.read()
+            if body is not None and not self._wire.behind:
+                reply = self._reply(call_id, body)
+                if type(reply) is list:
+                    return reply if self.stop is None else self._in_time(reply)
+            return run(self._replies(call_id, body, answer))
+        except (HostError, WireError, OSError, EOFError) as e:
+            raise self._failed(e, sent) from None
+        except BaseException:  # KeyboardInterrupt: the reply can't be told from the next one's any more
+            self.kill(CLOSED)
+            raise
+        finally:
+            self._end(call_id, outer)
 
     def steps(
         self,
@@ -154,19 +114,7 @@ class Worker(WorkerProcess):
             else:
                 yield functools.partial(self._wire.send, frame)
             self._sent_call = call_id
-            while True:
-                yield self._wire.replies
-                body = self._wire.read()
-                if body is None:
-                    continue
-                self._wire.expect_nothing()
-                reply = self._reply(call_id, body)
-                if isinstance(reply, messages.Ask):
-                    yield from self._answered(reply, answer)
-                    continue
-                if isinstance(reply, messages.Item):
-                    raise WireError("an item where no stream is open")
-                return reply if self.stop is None else self._in_time(reply)
+            return (yield from self._replies(call_id, None, answer))
         except (HostError, WireError, OSError, EOFError) as e:
             raise (yield functools.partial(self._failed, e, sent)) from None
         except BaseException:  # KeyboardInterrupt: the reply can't be told from the next one's any more
@@ -174,6 +122,24 @@ class Worker(WorkerProcess):
             raise
         finally:
             self._end(call_id, outer)
+
+    def _replies(
+        self, call_id: int, body: wire.Body | None, answer: Callable[[messages.Ask], list[object]]
+    ) -> Steps[messages.Result | messages.Error]:
+        """The reply to a call that was sent, `body` being what was read of it; asks are answered until it comes."""
+        while True:
+            if body is None:
+                yield self._wire.replies
+                body = self._wire.read()
+                continue
+            self._wire.expect_nothing()
+            reply = self._reply(call_id, body)
+            if isinstance(reply, messages.Item):
+                raise WireError("an item where no stream is open")
+            if not isinstance(reply, messages.Ask):
+                return reply if self.stop is None else self._in_time(reply)
+            yield from self._answered(reply, answer)
+            body = None
 
     def stream(
         self, hook: str, arguments: dict[str, Any], answer: Callable[[messages.Ask], list[object]] = _nobody
@@ -224,7 +190,7 @@ class Worker(WorkerProcess):
         try:
             while True:
                 reply = self._next(call_id, self._wire.receive(), answer)
-                if isinstance(reply, messages.Result | messages.Error):
+                if isinstance(reply, list | messages.Error):
                     self._wire.expect_nothing()
                     return
         except WireError:
@@ -365,6 +331,13 @@ class Worker(WorkerProcess):
             self.deadline = None
         return True
 
+    def cause_of_death(self) -> WorkerError:
+        """Why it is dead, where it died while no call ran."""
+        if self.ended:
+            text = f"exceeded its limit of {self.ended} between two calls"
+            return self.fault(ResourceLimitExceeded, text, limit=self.ended)
+        return self.fault(PluginCrashed, f"died between two calls ({self.obituary()})")
+
     def _failed(self, error: Exception, sent: int) -> Exception:
         if isinstance(error, HostError):
             return error
@@ -386,7 +359,7 @@ class Worker(WorkerProcess):
         if self.ended == CANCELLED:
             return HostError(f"was cancelled, and ended as it went on for more than {GRACE:g} s")
         if self.ended == UNCOVERED:
-            return self.fault(PluginCrashed, _UNCOVERED_TEXT)
+            return self.fault(PluginCrashed, UNCOVERED_TEXT)
         if self.ended == CLOSED:
             return HostError("the plugin was closed during the call")
         if self.ended:

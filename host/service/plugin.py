@@ -6,19 +6,20 @@ import logging
 import os
 import sys
 import threading
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final, final
 
 from host.errors import HostError, PermissionDenied, PluginStartError, SerializationError, WorkerError
 from host.model.events import PluginFailed, PluginName, WorkerPid
 from host.model.sanitise import visible
-from host.model.supervision import State, together
 from host.run.worker import Undelivered
 from host.service.denials import Denials
 from host.service.dropped import Dropped
 from host.service.functions import Asked
-from host.service.lane import LINES, Lane
+from host.service.lane import READY, Lane
 from host.service.proxy import BadHook, check, function
 from host.service.records import Records
+from host.service.status import Status
 from host.service.turn import Turns
 from sandbox_worker import wire
 from sandbox_worker.errors import Unsendable
@@ -26,16 +27,16 @@ from sandbox_worker.errors import Unsendable
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from host.model.events import PermissionDecision
     from host.model.grants import Effective
     from host.model.manifest import Manifest
-    from host.run.worker import Worker
     from host.service.plugin_host import PluginHost
     from host.service.supervisor import Supervisor
     from host.service.ticket import Ticket
     from sandbox_worker.messages import Hook
 
 _log: Final = logging.getLogger("host")
+
+FLAT: Final = wire.FLAT
 
 RESERVED: Final = frozenset(
     "acall call cancel close denials logs name permissions pid ping restart restarts state stream tier version".split()
@@ -44,13 +45,15 @@ RESERVED: Final = frozenset(
 
 
 @final
-class SandboxedPlugin:
+class SandboxedPlugin(Status):
     """A plugin in its own locked-down interpreter, or several; made by `PluginHost.load`.
 
     Its instance ``__dict__`` holds one real function per hook, so ``pm.register(plugin)`` works with every pluggy.
     Thread-safe: a worker runs one call at a time, later callers queue. With ``instances = N`` in its manifest it has N
     workers, a call goes to one that is free, and each knows only of its own calls.
     """
+
+    __slots__ = ("__dict__", "__weakref__", "_dropped", "_fresh", "_hooks", "_identity", "_turns")
 
     def __init__(self, owner: PluginHost, manifest: Manifest, effective: Effective, supervisor: Supervisor) -> None:
         self.__name__ = manifest.name
@@ -72,89 +75,9 @@ class SandboxedPlugin:
     def __repr__(self) -> str:
         return f"<SandboxedPlugin {self.__name__!r} {self.state}>"
 
-    # --- what it is
-
-    @property
-    def name(self) -> str:
-        """The manifest's name."""
-        return self._manifest.name
-
-    @property
-    def version(self) -> str:
-        """The manifest's version."""
-        return self._manifest.version
-
-    @property
-    def state(self) -> str:
-        """STARTING, READY, BUSY, BACKOFF, QUARANTINED or STOPPED.
-
-        BACKOFF: it failed repeatedly, and a call waits for the end of a pause before a worker starts. QUARANTINED: it
-        failed too often, and no worker starts until somebody clears it. STOPPED: closed, or its worker ended and the
-        next call replaces it. With several workers it is that of the one that serves a call soonest.
-        """
-        if self._closed:
-            return State.STOPPED.value
-        if self._supervisor.quarantined:
-            return State.QUARANTINED.value
-        return together(lane.state for lane in self._lanes).value
-
-    @property
-    def pid(self) -> int | None:
-        """The process id of its worker, of the first that lives where it has several; None when none does."""
-        workers = (lane.worker for lane in self._lanes)
-        return next((worker.pid for worker in workers if worker is not None and worker.usable), None)
-
-    @property
-    def tier(self) -> str:
-        """How strong the walls of its worker are."""
-        return self._owner.tier
-
-    @property
-    def restarts(self) -> int:
-        """How often a worker of its was replaced."""
-        return sum(lane.restarts for lane in self._lanes)
-
-    @property
-    def permissions(self) -> dict[str, tuple[str, ...]]:
-        """What it effectively may: kind to targets, paths resolved; ``${tmp}`` is that of the first worker."""
-        return {kind: tuple(map(str, rules)) for kind, rules in self._effective.allow.items() if rules}
-
-    @property
-    def _effective(self) -> Effective:
-        return self._lanes[0].effective
-
-    @property
-    def _worker(self) -> Worker | None:
-        return self._lanes[0].worker
-
-    def _workers(self) -> list[Worker]:
-        return [worker for lane in self._lanes if (worker := lane.worker) is not None]
-
-    def denials(self) -> tuple[PermissionDecision, ...]:
-        """What it was refused so far, merged; with origin ``worker``, its own claims."""
-        for lane in self._lanes:
-            worker = lane.worker
-            if worker is not None:
-                lane.take_events(worker)
-        self._owner._publish()
-        return self._denials.all()
-
-    def logs(self) -> tuple[str, ...]:
-        """The last lines that it printed or logged, made visible; those of several workers one by one."""
-        lines: list[str] = []
-        for lane in self._lanes:
-            worker, before = lane.worker, lane.lines
-            if worker is not None:
-                lane.take_events(worker)
-                worker.drain_output()
-            lines += [*before, *(worker.log if worker is not None else ())]
-        self._records.hand_on()
-        self._owner._publish()
-        return tuple(map(visible, lines[-LINES:]))
-
     # --- calls
 
-    def call(self, hook: str, /, **arguments: Any) -> Any:
+    def call(self, hook: str, /, **arguments: Any) -> Any:  # noqa: C901 - each call would pay for a function more
         """Call one hook of this plugin. Raises on every failure.
 
         AttributeError (no such hook), SerializationError (an argument can't cross; nothing was sent), the plugin's own
@@ -167,7 +90,37 @@ class SandboxedPlugin:
             from host.service.aio import warn_of_blocking
 
             warn_of_blocking(self.__name__, hook)
-        self._check_arguments(hook, arguments)
+        flat = hook in self._hooks
+        for value in arguments.values():
+            if type(value) not in FLAT:
+                flat = False
+                break
+        if not flat:
+            self._check_arguments(hook, arguments)
+        turns, me = self._turns, get_ident()
+        lane = turns.grab(me)
+        if lane is None:
+            return self._call(hook, arguments, None)
+        try:
+            if lane.life.state is READY:
+                return lane.call(hook, arguments)
+        except Undelivered:
+            pass
+        except SerializationError:
+            if flat:
+                self._check_arguments(hook, arguments)  # says more
+            raise
+        finally:
+            try:
+                if self._closed or self._supervisor.quarantine is not None:
+                    turns.end(lane)
+                else:
+                    turns.let_go(me)
+                    if self._records.waiting or self._owner._untold or self._closed:
+                        self._after_turn()
+            except BaseException:  # Ctrl-C: else nobody ever gets a turn again
+                turns.end(lane)
+                raise
         return self._call(hook, arguments, None)
 
     def _check_arguments(self, hook: str, arguments: dict[str, Any]) -> None:

@@ -52,8 +52,8 @@ class Supervisor:
         self._manifest: Final = str(manifest.file)
         self._around: Final = around
         self._lock = threading.Lock()
-        self._failures = Failures(around.policy)
-        self._quarantine: Quarantine | None = None
+        self.failures = Failures(around.policy)
+        self.quarantine: Quarantine | None = None
         self._is_kept = False
         self._recall()
 
@@ -68,19 +68,19 @@ class Supervisor:
     @property
     def quarantined(self) -> bool:
         """Whether no worker is started any more, as far as this host has heard."""
-        return self._quarantine is not None
+        return self.quarantine is not None
 
     def _recall(self) -> None:
         kept = self._around.kept.get(self._name)
         if kept is not None and (kept.version, kept.manifest) == (self._version, self._manifest):
-            self._quarantine, self._is_kept = kept, True
+            self.quarantine, self._is_kept = kept, True
 
     def check(self, life: Life) -> None:
         """Let a worker start, unless the plugin is quarantined: then raise PluginQuarantined.
 
         Here `plughold clear` is noticed, which takes away what is kept.
         """
-        quarantine = self._quarantine
+        quarantine = self.quarantine
         if quarantine is not None and self._is_kept and self._around.kept.get(self._name) is None:
             self.clear("clear")
             quarantine = None
@@ -106,20 +106,20 @@ class Supervisor:
 
     def answered(self) -> None:
         """A worker of its answered a call."""
-        if self._failures:
+        if self.failures:
             with self._lock:
-                self._failures.make_up()
+                self.failures.make_up()
 
     def failed(self, life: Life, error: WorkerError) -> None:
         """A worker of its failed with `error`: that has its price at the place `life`."""
         around, pid = self._around, WorkerPid(error.pid or 0)
         with self._lock:
             now = time.monotonic()
-            cost = self._failures.add(now, random.random())  # noqa: S311 - spreads load, guards nothing
+            cost = self.failures.add(now, random.random())  # noqa: S311 - spreads load, guards nothing
             life.fail(cost, now)
-            new = cost.quarantine and self._quarantine is None
+            new = cost.quarantine and self.quarantine is None
             if new:
-                self._quarantine = self._made(error, cost.count)
+                self.quarantine = self._made(error, cost.count)
         identity = PluginName(self._name, self._version)
         if cost.pause:
             around.tell(PluginPaused(*around.stamp(), identity, pid, cost.count, round(cost.pause, 3)))
@@ -134,10 +134,10 @@ class Supervisor:
         return Quarantine(self._name, self._version, self._manifest, round(time.time(), 3), count, reason)
 
     def _keep(self) -> None:
-        if self._quarantine is None:
+        if self.quarantine is None:
             return
         try:
-            self._around.kept.put(self._quarantine)
+            self._around.kept.put(self.quarantine)
             self._is_kept = True
         except OSError as e:
             self._is_kept = False
@@ -146,8 +146,8 @@ class Supervisor:
     def clear(self, by: str) -> None:
         """Start anew, whatever happened before; `by` is ``restart`` or ``clear``."""
         with self._lock:
-            self._failures.forget()
-            was, self._quarantine = self._quarantine, None
+            self.failures.forget()
+            was, self.quarantine = self.quarantine, None
         if was is not None:
             if self._is_kept:
                 with contextlib.suppress(OSError):

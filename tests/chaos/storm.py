@@ -144,7 +144,7 @@ class Storm:
                 continue
             worker = chance.choice(watched).worker
             with worker._lock:  # it is not reaped meanwhile, so that its number is no other process's
-                if worker._status is None and worker.pidfd >= 0 and not ended(worker.pidfd, 0):
+                if worker.status is None and worker.pidfd >= 0 and not ended(worker.pidfd, 0):
                     os.kill(worker.pid, chance.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGSEGV)))
                     self._outcome.kills += 1
 
