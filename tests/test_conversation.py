@@ -119,3 +119,10 @@ def test_a_note_after_hanging_up_is_not_written() -> None:
     conversation = Conversation(calls, replies)
     conversation.abandon()
     assert not conversation.note(b"cancel")
+
+
+def test_a_short_call_does_not_wait_for_a_note(ends: tuple[Conversation, int, int]) -> None:
+    talk, calls, _ = ends
+    with talk._writing:  # as while a note is written
+        talk.send(wire.Encoder().encode([1, "short"]))
+    assert wire.decode(os.read(calls, 100)[wire.HEADER :]) == [1, "short"]

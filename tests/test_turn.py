@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
@@ -40,11 +41,16 @@ def test_there_is_never_more_than_one_thread_at_a_place_and_all_get_their_turn(c
 
     def work() -> int:
         for _ in range(100):
-            place = turns.begin()
+            me = threading.get_ident()
+            grabbed = turns.grab(me)
+            place = grabbed or turns.begin()
             place.inside += 1
             assert place.inside == 1
             place.inside -= 1
-            turns.end(place)
+            if grabbed is None:
+                turns.end(place)
+            else:
+                turns.let_go(me)
         return 1
 
     with ThreadPoolExecutor(threads) as pool:
@@ -112,6 +118,39 @@ def test_nobody_waits_for_himself() -> None:
     assert not turns.try_begin(place)
     turns.end(place)
     assert not turns.mine
+
+
+def test_the_short_way_gives_the_place_used_last_and_only_what_is_free() -> None:
+    first, second = Place(), Place()
+    turns, me = turns_at(first, second), threading.get_ident()
+    turns.end(turns.begin(second))
+    assert turns.grab(me) is second
+    assert turns.mine
+    assert turns.grab(me) is None
+    assert turns.grab(-1) is first
+    assert turns.grab(-2) is None
+    turns.let_go(me)
+    assert not turns.mine
+    with turns.serving(first):
+        assert turns.grab(me) is None
+
+
+def test_who_waits_is_rung_for_once_until_somebody_looks() -> None:
+    place = Place()
+    turns, me = turns_at(place), threading.get_ident()
+    assert turns.grab(me) is place
+    rung: list[int] = []
+    waiters = [turns.waiter(None, lambda number=number: rung.append(number)) for number in (1, 2)]
+    assert [turns.take_or_queue(Task(), waiter) for waiter in waiters] == [None, None]
+    for _ in range(3):
+        turns.let_go(me)
+        assert turns.grab(me) is place
+    assert rung == [1]
+    assert turns.take_or_queue(Task(), waiters[0]) is None
+    turns.let_go(me)
+    assert rung == [1, 1]
+    turns.leave(waiters[0])
+    assert rung == [1, 1, 2]
 
 
 def test_what_runs_before_the_end_may_fail_and_the_place_is_free_all_the_same() -> None:

@@ -54,10 +54,19 @@ def check(hooks: Iterable[Hook], reserved: frozenset[str]) -> None:
 
 @functools.cache
 def _template(arity: int) -> types.CodeType:
-    """Code of ``def hook(p0, …): return invoke((p0, …))``, with `invoke` as its one global."""
-    parameters = ", ".join(f"p{i}" for i in range(arity))
-    module = compile(f"def hook({parameters}): return invoke(({parameters}{',' if arity else ''}))", "<hook>", "exec")
+    """Code of ``def hook(p0, …): return invoke("hook", {"p0": p0, …})``, with `invoke` as its one global."""
+    parameters = [f"p{i}" for i in range(arity)]
+    arguments = ", ".join(f'"{name}": {name}' for name in parameters)
+    source = f'def hook({", ".join(parameters)}): return invoke("hook", {{{arguments}}})'
+    module = compile(source, "<hook>", "exec")
     return next(constant for constant in module.co_consts if isinstance(constant, types.CodeType))
+
+
+def _named(constant: object, names: dict[str, str]) -> Any:
+    """A constant of the template with the hook's own names; dicts have their keys in a tuple, or one by one."""
+    if isinstance(constant, tuple):
+        return tuple(names.get(key, key) for key in constant)
+    return names.get(constant, constant) if isinstance(constant, str) else constant
 
 
 _SOURCE: Final = "plugin {} (in its worker)"
@@ -67,14 +76,20 @@ def function(hook: Hook, plugin: str, project: str, call: Callable[[str, dict[st
     """The function to register for `hook`: it calls ``call(name, arguments)`` with what pluggy passed."""
     names = tuple(parameter.name for parameter in hook.parameters)
 
-    def invoke(values: tuple[Any, ...]) -> Any:
-        return call(hook.name, {n: v for n, v in zip(names, values, strict=True) if type(v) is not Omitted})
+    def given(name: str, arguments: dict[str, Any]) -> Any:
+        return call(name, {n: value for n, value in arguments.items() if type(value) is not Omitted})
 
-    code = _template(len(names)).replace(
-        co_varnames=names, co_name=hook.name, co_qualname=hook.name, co_filename=_SOURCE.format(plugin)
+    template = _template(len(names))
+    own = {"hook": hook.name} | {f"p{i}": name for i, name in enumerate(names)}
+    code = template.replace(
+        co_varnames=names,
+        co_consts=tuple(_named(constant, own) for constant in template.co_consts),
+        co_name=hook.name,
+        co_qualname=hook.name,
+        co_filename=_SOURCE.format(plugin),
     )
     defaults = tuple(Omitted(p.default) for p in hook.parameters if p.default is not None)
-    made = types.FunctionType(code, {"invoke": invoke, "__name__": plugin}, hook.name, defaults)
+    made = types.FunctionType(code, {"invoke": given if defaults else call, "__name__": plugin}, hook.name, defaults)
     options = {
         "wrapper": False, "hookwrapper": False, "optionalhook": hook.optionalhook,
         "tryfirst": hook.tryfirst, "trylast": hook.trylast, "specname": hook.specname,
