@@ -136,9 +136,13 @@ class Storm:
         return "answered"
 
     def _kill(self, plugins: host.PluginHost) -> None:
-        """Kill any worker at any moment, one that starts too."""
+        """Kill any worker at any moment, one that starts too; on a slow machine no more often for each call."""
         chance = random.Random(-self._seed)
+        due = 0
         while not self._over.wait(chance.uniform(*_PAUSE)):
+            if self._outcome.calls < due:
+                continue
+            due = self._outcome.calls + chance.randrange(5)
             watched = list(plugins._workers._watcher._watched.values())
             if not watched:
                 continue
