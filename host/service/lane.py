@@ -350,7 +350,7 @@ class Lane:
 
     def _answer(self, ask: Ask) -> list[object]:
         worker = self.worker
-        turn, stopping = (worker.turn, worker.stopping()) if worker is not None else (0, _never)
+        turn, stopping = (worker.turn, worker.stopping()) if worker is not None else (0, lambda: False)
         return self._asked.answer(ask, self.effective, turn, stopping)
 
     def refuse(self, function: str, reason: str) -> None:
@@ -398,7 +398,3 @@ class Lane:
         seq, ts = plugin._owner._stamp()
         permission = PermissionName(visible(kind, 100), visible(kept, 1000))
         plugin._owner._tell(PermissionDropped(seq, ts, plugin._identity, WorkerPid(worker.pid), permission))
-
-
-def _never() -> bool:
-    return False
