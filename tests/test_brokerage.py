@@ -57,6 +57,7 @@ def test_a_listener_waits_with_the_host_until_something_is_asked() -> None:
         socket.send_fds(worker, [b"\0\0\0\7"], [read])
     made.attend()  # the listener has come
     assert (broker.served, made.refusals, made.connected) == ([], -1, True)
+    os.write(write, b"?")
     made.attend()  # it has something to be answered
     assert broker.served == [(POLICY, True)]
     assert made.awaited == -1
@@ -77,6 +78,19 @@ def test_a_worker_that_ended_before_its_lockdown_did_leaves_nothing() -> None:
     assert (made.descriptors(), broker.served) == (set(), [])
 
 
+def test_a_worker_that_ended_without_a_question_needs_no_broker() -> None:
+    broker = Fake()
+    made = brokerage(broker)
+    read, write = os.pipe()
+    with socket.socket(fileno=made.announce()) as worker:
+        socket.send_fds(worker, [b"\0\0\0\7"], [read])
+    made.attend()
+    for number in (read, write):
+        os.close(number)
+    made.attend()
+    assert (made.descriptors(), broker.served) == (set(), [])
+
+
 def test_what_is_narrowed_before_the_first_question_is_what_it_is_judged_by() -> None:
     broker = Fake()
     made = brokerage(broker)
@@ -86,6 +100,7 @@ def test_what_is_narrowed_before_the_first_question_is_what_it_is_judged_by() ->
     with socket.socket(fileno=made.announce()) as worker:
         socket.send_fds(worker, [b"\0\0\0\7"], [read])
     made.attend()
+    os.write(write, b"?")
     made.attend()
     assert (broker.served, broker.narrowed) == ([(narrower, True)], [])
     made.narrow(POLICY)
@@ -115,6 +130,7 @@ def test_a_broker_that_can_not_be_had_leaves_no_listener() -> None:
         socket.send_fds(worker, [b"\0\0\0\7"], [read])
     made.attend()
     listener = made.awaited
+    os.write(write, b"?")
     with pytest.raises(OSError, match="no processes left"):
         made.attend()
     assert made.descriptors() == set()

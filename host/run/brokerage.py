@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import socket
 import threading
 from typing import TYPE_CHECKING, Any
@@ -71,6 +72,8 @@ class Brokerage:
                 return
             listener, self.awaited = self.awaited, -1
             try:
+                if not _asks(listener):  # the worker has ended, of which the listener tells in the same way
+                    return
                 channel = self._serve()
                 with socket.socket(fileno=channel) as connection:
                     socket.send_fds(connection, [self._pid], [listener])
@@ -107,3 +110,9 @@ class Brokerage:
             self._pid, descriptors, _, _ = socket.recv_fds(connection, 4, 1, socket.MSG_CMSG_CLOEXEC)
         if descriptors:
             self.awaited = descriptors[0]
+
+
+def _asks(listener: int) -> bool:
+    poll = select.poll()
+    poll.register(listener, select.POLLIN)
+    return any(events & select.POLLIN for _, events in poll.poll(0))
