@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 _ROUNDS, _WARM = 15, 3
 _PAUSE = 0.3
-"""Seconds before each start, so that what one side does in its idle moments is no burden of the next one: with 0.03 what
-spawners prepare made a bare interpreter take half as long again."""
+"""Seconds before each start, so that what one side does in its idle moments is no burden of the next one. With
+0.03 what spawners prepare made a bare interpreter take half as long again."""
 _TIERS = ("confined", "walled")
 _STARTS: dict[str, Literal["exec", "fork"]] = {"": "exec", " by fork": "fork"}
 
