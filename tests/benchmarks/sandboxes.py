@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 _ROUNDS, _WARM = 9, 1
-_RULES = "expose-ro=.\npy-sandbox=true\nos-sandbox=landlock\n"
+_CONFINED = "expose-ro=.\npy-sandbox=true\nos-sandbox=landlock\n"
 _READABLE = ("/usr", "/lib", "/lib64", "/etc")
 
 
@@ -99,7 +99,7 @@ def _pysandboxes(folder: Path) -> dict[str, Callable[[], object]]:
         return {}
     script = folder / "scripts"
     script.mkdir()
-    (script / ".py-sandboxes").write_text(_RULES)
+    (script / ".py-sandboxes").write_text(_CONFINED)
     (script / "idle.py").write_text("")
 
     def way() -> None:
