@@ -17,6 +17,7 @@ CALLS, REPLIES, EVENTS = 3, 4, 5
 
 HEADER: Final = wire.HEADER
 _SHORT: Final = 4096
+"""Bytes that are taken for a whole frame at once; what is longer comes in pieces (PIPE_BUF, pipe(7))."""
 _CHUNK: Final = 1 << 16
 _PIECE: Final = 1 << 20  # what the host makes of the pipes for long frames
 
@@ -29,7 +30,7 @@ class Channel:
     def __init__(self) -> None:
         self._reader = wire.FrameReader(1 << 31, trusted=True)
         self.encode: Final = wire.Encoder().encode
-        """As there."""
+        """As `wire.Encoder.encode`."""
 
     def receive(self, read: Callable[[int, int], bytes] = posix.read) -> Any:
         """The next message, or None when the host is gone."""

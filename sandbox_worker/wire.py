@@ -86,7 +86,7 @@ class LongFrame:
     """A frame in `pieces`, to be written one after the other; `len()` is that of the frame.
 
     What comes before a large value takes the value's beginning with it. So pages of the pipe begin where pages of the
-    value do, on both sides: between addresses that lie differently in their pages a copy takes a third longer.
+    value do, on both sides: between addresses that lie differently in their pages a copy takes longer.
     """
 
     __slots__ = ("_length", "pieces")

@@ -5,9 +5,11 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
 
 import pytest
+from until import PATIENCE
 
 from host.run.conversation import Conversation, widen
 from sandbox_worker import wire
@@ -123,6 +125,6 @@ def test_a_note_after_hanging_up_is_not_written() -> None:
 
 def test_a_short_call_does_not_wait_for_a_note(ends: tuple[Conversation, int, int]) -> None:
     talk, calls, _ = ends
-    with talk._writing:  # as while a note is written
-        talk.send(wire.Encoder().encode([1, "short"]))
+    with ThreadPoolExecutor(1) as pool, talk._writing:  # as while a note is written
+        pool.submit(talk.send, wire.Encoder().encode([1, "short"])).result(PATIENCE)
     assert wire.decode(os.read(calls, 100)[wire.HEADER :]) == [1, "short"]

@@ -153,9 +153,9 @@ class Turns(Generic[_P]):
 
     # --- a turn
 
-    # `grab` and `let_go` hold no lock, as that would cost a call a tenth of its time in the host. Instead each list and
-    # dict changes by single operations, and two that belong together have no call between them: threads change, and
-    # signal handlers run, between calls.
+    # `grab` and `let_go` hold no lock: two would be a tenth of what a call executes in the host. Instead each list and
+    # dict changes by single operations, and two that belong together have no call between them: with the GIL threads
+    # change, and signal handlers run, between calls.
 
     def grab(self, me: int) -> _P | None:
         """Begin the turn of this thread, `me`, at the place that was used last, where nothing stands in its way."""
